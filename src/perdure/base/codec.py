@@ -1,0 +1,323 @@
+"""Values as data: JSON with tagged types, large parts by content address.
+
+What JSON has is written as JSON. What it lacks is an object with one ``$`` key: ``$bytes``, ``$tuple``, ``$set``,
+``$frozenset``, ``$datetime``, ``$date``, ``$time``, ``$timedelta``, ``$decimal``, ``$uuid``, ``$float`` (nan and the
+infinities), ``$complex``, ``$surrogates`` and ``$map`` (a dict whose keys are not plain strings). Dataclasses,
+pydantic models, structs and enums become plain data; nothing is ever imported or unpickled when a value is read.
+
+Strings of :data:`SPILL` bytes or more are stored once by digest and leave ``{"$text": digest}`` behind; whatever is
+still larger than :data:`INLINE` leaves ``{"$value": digest}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import math
+import re
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.base.errors import NotSerializableError
+from perdure.base.ids import digest
+
+SPILL = 512
+"""Strings of this many UTF-8 bytes are stored by content: below it, a reference would not pay for itself."""
+
+INLINE = 16_384
+"""An encoded value larger than this many bytes is stored by content as a whole."""
+
+_SHORT = SPILL // 6
+"""An ASCII string below this length is small however it is escaped."""
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+_NO_BLOBS: dict[str, bytes] = {}
+_NO_CONVERSATIONS: dict[ConversationKey, Reference] = {}
+_REFERENCE = re.compile(rb'\{"\$(text|value)":"([0-9a-f]{40})"\}')
+_CONVERSATION = re.compile(rb'\{"\$conversation":(\["(?:[^"\\]|\\.)*",\d+,"[0-9a-f]*"\])\}')
+
+
+ConversationKey = tuple[str, int, str]
+"""Root, depth and digest: where a conversation's last link stands."""
+
+
+class Link(msgspec.Struct, frozen=True, gc=False):
+    """One link of a conversation chain, as a store keeps it.
+
+    Attributes:
+        root: id of the instance that began the conversation; neighbours in the store.
+        depth: how many messages the conversation has up to this link.
+        digest: content address of this link: of its parent's digest and its message.
+        parent: digest of the link before, empty for the first.
+        message: the message as tagged JSON.
+    """
+
+    root: str
+    depth: int
+    digest: str
+    parent: str
+    message: str
+
+
+class Encoded(msgspec.Struct, frozen=True, gc=False):
+    """An encoded value with what must be stored beside it.
+
+    Attributes:
+        raw: the tagged JSON.
+        blobs: content by digest that ``raw`` refers to.
+        links: conversation links that ``raw`` refers to and that no store holds yet.
+        conversations: the conversations that ``raw`` refers to, as they are in memory.
+    """
+
+    raw: msgspec.Raw
+    blobs: Mapping[str, bytes] = _NO_BLOBS
+    links: Sequence[Link] = ()
+    conversations: Mapping[ConversationKey, Reference] = _NO_CONVERSATIONS
+
+    @property
+    def resolved(self) -> Resolved:
+        """What decoding this value in the same process needs."""
+        return Resolved(self.blobs, self.conversations)
+
+
+class Sink:
+    """Collects what an encoding leaves beside the value."""
+
+    __slots__ = ("blobs", "conversations", "links", "spill", "where")
+
+    def __init__(self, where: str, *, spill: bool) -> None:
+        self.where, self.spill = where, spill
+        self.blobs: dict[str, bytes] = {}
+        self.links: list[Link] = []
+        self.conversations: dict[ConversationKey, Reference] = {}
+
+
+class Reference(ABC):
+    """A value that is stored as a reference to links of its own."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def as_reference(self, sink: Sink) -> object:
+        """Return the tagged data that stands for this value; add to the sink what a store must keep."""
+
+
+def _keep(sink: Sink, content: bytes) -> str:
+    address = digest(content)
+    sink.blobs[address] = content
+    return address
+
+
+def _text(value: str, sink: Sink) -> object:
+    if not sink.spill:
+        return value
+    try:
+        content = value.encode()
+    except UnicodeEncodeError:
+        return {"$surrogates": _text(base64.b64encode(value.encode("utf-8", "surrogatepass")).decode(), sink)}
+    if len(content) >= SPILL:
+        return {"$text": _keep(sink, content)}
+    return value
+
+
+def _is_plain_key(key: object, sink: Sink) -> bool:
+    if type(key) is not str or key.startswith("$"):
+        return False
+    return not sink.spill or type(_text(key, sink)) is str
+
+
+def _mapping(value: Mapping[Any, Any], sink: Sink) -> object:
+    plain: dict[str, object] = {}
+    for key, item in value.items():
+        if not _is_plain_key(key, sink):
+            return {"$map": [[_data(k, sink), _data(v, sink)] for k, v in value.items()]}
+        plain[key] = _data(item, sink)
+    return plain
+
+
+def _many(tag: str) -> Callable[[Any, Sink], object]:
+    return lambda value, sink: {tag: [_data(item, sink) for item in value]}
+
+
+def _sorted_set(tag: str) -> Callable[[Any, Sink], object]:
+    # Sorted by encoding: the same set must give the same bytes in every process.
+    return lambda value, sink: {tag: sorted((_data(item, sink) for item in value), key=msgspec.json.encode)}
+
+
+_WRITERS: dict[type, Callable[[Any, Sink], object]] = {
+    str: _text,
+    dict: _mapping,
+    list: lambda value, sink: [_data(item, sink) for item in value],
+    float: lambda value, _: value if math.isfinite(value) else {"$float": str(value)},
+    complex: lambda value, _: {"$complex": [value.real, value.imag]},
+    tuple: _many("$tuple"),
+    set: _sorted_set("$set"),
+    frozenset: _sorted_set("$frozenset"),
+    bytes: lambda value, sink: {"$bytes": _text(base64.b64encode(value).decode(), sink)},
+    bytearray: lambda value, sink: {"$bytes": _text(base64.b64encode(value).decode(), sink)},
+    dt.datetime: lambda value, _: {"$datetime": value.isoformat()},
+    dt.date: lambda value, _: {"$date": value.isoformat()},
+    dt.time: lambda value, _: {"$time": value.isoformat()},
+    dt.timedelta: lambda value, _: {"$timedelta": [value.days, value.seconds, value.microseconds]},
+    decimal.Decimal: lambda value, _: {"$decimal": str(value)},
+    uuid.UUID: lambda value, _: {"$uuid": str(value)},
+}
+
+
+def _data(value: Any, sink: Sink) -> object:
+    """Return a value as what JSON can hold."""
+    kind = type(value)
+    if kind in _PLAIN and (kind is not str or not sink.spill):
+        return value
+    writer = _WRITERS.get(kind)
+    return writer(value, sink) if writer is not None else _unusual(value, sink)
+
+
+def _unusual(value: Any, sink: Sink) -> object:
+    if isinstance(value, Reference):
+        return value.as_reference(sink)
+    if isinstance(value, enum.Enum):
+        return _data(value.value, sink)
+    if isinstance(value, msgspec.Struct):
+        return _data(msgspec.to_builtins(value, builtin_types=(bytes, dt.datetime, decimal.Decimal)), sink)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _mapping({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, sink)
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return _data(dump(), sink)
+    for base in (str, int, dict, list, tuple, *_WRITERS):
+        if isinstance(value, base):
+            return _data(base(value), sink)
+    if isinstance(value, Mapping):
+        return _mapping(value, sink)
+    raise NotSerializableError(sink.where, value)
+
+
+def _try_encode(value: object, where: str, *, spill: bool) -> tuple[bytes, Sink]:
+    sink = Sink(where, spill=spill)
+    return msgspec.json.encode(_data(value, sink)), sink
+
+
+def encode(value: object, where: str = "this value") -> Encoded:
+    """Return a value as tagged JSON, with its large parts beside it.
+
+    Args:
+        value: anything the module's docstring names, in any nesting.
+        where: what is being stored, for the error's text.
+
+    Raises:
+        NotSerializableError: some part of the value is not data.
+    """
+    kind = type(value)
+    if kind in _PLAIN and (kind is not str or (len(value) < _SHORT and value.isascii())):  # type: ignore[arg-type, attr-defined]
+        return Encoded(msgspec.Raw(msgspec.json.encode(value)))
+    try:
+        raw, sink = _try_encode(value, where, spill=False)
+        if len(raw) >= SPILL:
+            raw, sink = _try_encode(value, where, spill=True)
+    except UnicodeEncodeError:
+        raw, sink = _try_encode(value, where, spill=True)
+    except RecursionError:
+        raise NotSerializableError(where, value) from None
+    if len(raw) > INLINE:
+        raw = msgspec.json.encode({"$value": _keep(sink, raw)})
+    return Encoded(msgspec.Raw(raw), sink.blobs, sink.links, sink.conversations)
+
+
+def blob_references(raw: bytes | str) -> set[str]:
+    """Return the digests of the blobs that an encoded value refers to, directly."""
+    content = raw.encode() if isinstance(raw, str) else bytes(raw)
+    if b'{"$' not in content:
+        return set()
+    return {found[1].decode() for found in _REFERENCE.findall(content)}
+
+
+def nested_references(raw: bytes | str, blobs: Mapping[str, bytes]) -> set[str]:
+    """Return the digests that ``raw`` refers to through spilled values already at hand."""
+    content = raw.encode() if isinstance(raw, str) else bytes(raw)
+    wanted: set[str] = set()
+    for kind, address in _REFERENCE.findall(content):
+        if kind == b"value":
+            wanted |= blob_references(blobs[address.decode()])
+    return wanted
+
+
+def conversation_references(raw: bytes | str) -> set[ConversationKey]:
+    """Return the keys of the conversations that an encoded value refers to."""
+    content = raw.encode() if isinstance(raw, str) else bytes(raw)
+    if b'{"$conversation"' not in content:
+        return set()
+    return {tuple(msgspec.json.decode(found)) for found in _CONVERSATION.findall(content)}
+
+
+class Resolved(msgspec.Struct, frozen=True, gc=False):
+    """What a store gave for the references of a value."""
+
+    blobs: Mapping[str, bytes] = _NO_BLOBS
+    conversations: Mapping[ConversationKey, Reference] = _NO_CONVERSATIONS
+
+
+NOTHING = Resolved()
+"""What a value without references needs."""
+
+_Reader = Callable[[Any, Resolved], object]
+
+_READERS: dict[str, _Reader] = {
+    "$text": lambda item, found: found.blobs[item].decode(),
+    "$value": lambda item, found: _value(msgspec.json.decode(found.blobs[item]), found),
+    "$conversation": lambda item, found: found.conversations[tuple(item)],
+    "$surrogates": lambda item, found: base64.b64decode(_as_text(item, found)).decode("utf-8", "surrogatepass"),
+    "$bytes": lambda item, found: base64.b64decode(_as_text(item, found)),
+    "$map": lambda item, found: {_value(k, found): _value(v, found) for k, v in item},
+    "$tuple": lambda item, found: tuple(_value(part, found) for part in item),
+    "$set": lambda item, found: {_value(part, found) for part in item},
+    "$frozenset": lambda item, found: frozenset(_value(part, found) for part in item),
+    "$float": lambda item, _: float(item),
+    "$complex": lambda item, _: complex(*item),
+    "$datetime": lambda item, _: dt.datetime.fromisoformat(item),
+    "$date": lambda item, _: dt.date.fromisoformat(item),
+    "$time": lambda item, _: dt.time.fromisoformat(item),
+    "$timedelta": lambda item, _: dt.timedelta(*item),
+    "$decimal": lambda item, _: decimal.Decimal(item),
+    "$uuid": lambda item, _: uuid.UUID(item),
+}
+
+
+def _as_text(item: Any, found: Resolved) -> str:
+    return item if isinstance(item, str) else found.blobs[item["$text"]].decode()
+
+
+def _value(data: Any, found: Resolved) -> Any:
+    if isinstance(data, list):
+        return [_value(item, found) for item in data]
+    if isinstance(data, dict):
+        if len(data) == 1:
+            tag, item = next(iter(data.items()))
+            reader = _READERS.get(tag)
+            if reader is not None:
+                return reader(item, found)
+        return {key: _value(item, found) for key, item in data.items()}
+    return data
+
+
+def decode(raw: bytes | msgspec.Raw | str, resolved: Resolved = NOTHING) -> Any:
+    """Return the value that :func:`encode` wrote.
+
+    Args:
+        raw: tagged JSON.
+        resolved: the content of every reference inside it.
+
+    Raises:
+        KeyError: a reference is not in ``resolved``.
+    """
+    data = msgspec.json.decode(raw)
+    if type(data) in _PLAIN:
+        return data
+    return _value(data, resolved)

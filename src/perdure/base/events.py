@@ -1,0 +1,225 @@
+"""The events of an instance's history, and the rows that carry them.
+
+Names and meaning are those of the durable-task protocol that Dapr and its SDKs speak, one to one. Values travel
+inside events as tagged JSON that stays encoded (:class:`msgspec.Raw`) until somebody needs it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+NULL = msgspec.Raw(b"null")
+
+
+class Status(StrEnum):
+    """Where an instance stands, in the words of the durable-task protocol."""
+
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TERMINATED = "TERMINATED"
+
+    @property
+    def finished(self) -> bool:
+        """Whether an instance with this status will never move again."""
+        return self is not Status.RUNNING
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Why something failed, as data.
+
+    Attributes:
+        error_type: the class name of the exception.
+        message: its text.
+        stack: its formatted traceback, empty when there is none.
+        non_retryable: no retry policy applies.
+        retry_after: seconds that the failing party asked to wait, at least, before the next attempt.
+    """
+
+    error_type: str
+    message: str
+    stack: str = ""
+    non_retryable: bool = False
+    retry_after: float | None = None
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How often a failed activity is tried again; recorded with the call, so that a change of code cannot disturb it.
+
+    Attributes:
+        max_attempts: calls in all, the first one included; at least 1.
+        initial_backoff: seconds before the second attempt.
+        max_backoff: no wait is longer than this many seconds.
+        multiplier: each wait is this many times the one before; at least 1.
+        total_timeout: no attempt begins later than this many seconds after the first; None for no limit.
+        non_retryable: class names of errors that are never retried.
+    """
+
+    max_attempts: int = 1
+    initial_backoff: float = 1.0
+    max_backoff: float = 60.0
+    multiplier: float = 2.0
+    total_timeout: float | None = None
+    non_retryable: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no policy."""
+        limits = {"max_attempts": 1, "initial_backoff": 0, "max_backoff": 0, "multiplier": 1}
+        for field, least in limits.items():
+            value = getattr(self, field)
+            if value < least:
+                raise ValueError(f"RetryPolicy.{field} is {value}; it must be at least {least}")
+        if self.total_timeout is not None and self.total_timeout <= 0:
+            raise ValueError(f"RetryPolicy.total_timeout is {self.total_timeout}; use a positive number or None")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=True, gc=False):
+    """Something that happened to an instance, or that its code decided."""
+
+
+class ExecutionStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The instance was accepted."""
+
+    name: str
+    input: msgspec.Raw = NULL
+
+
+class TaskScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The code called an activity.
+
+    Attributes:
+        id: number of this decision within the instance, counted from 0.
+        attempt: 1 for the first call, then one more for each retry.
+        retry_of: id of the first call, whose input, policy and idempotency key this attempt shares.
+        timeout: seconds that one attempt may take, or None.
+    """
+
+    id: int
+    name: str
+    input: msgspec.Raw = NULL
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    attempt: int = 1
+    retry_of: int | None = None
+
+    @property
+    def call_id(self) -> int:
+        """The id that all attempts of this call share."""
+        return self.id if self.retry_of is None else self.retry_of
+
+
+class TaskCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """An activity returned."""
+
+    task_id: int
+    result: msgspec.Raw = NULL
+
+
+class TaskFailed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """An attempt of an activity raised, or ran out of time."""
+
+    task_id: int
+    failure: Failure
+
+
+class TimerCreated(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The code asked to be woken at a time (seconds since the epoch); ``retry_of`` marks the wait before a retry."""
+
+    id: int
+    fire_at: float
+    retry_of: int | None = None
+
+
+class TimerFired(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The time of a timer has come."""
+
+    timer_id: int
+
+
+class EventRaised(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """Somebody outside sent a named event."""
+
+    name: str
+    input: msgspec.Raw = NULL
+
+
+class ExecutionTerminated(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """Somebody outside ended the instance."""
+
+    reason: str = ""
+
+
+class ExecutionCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The instance is finished."""
+
+    status: Status
+    result: msgspec.Raw = NULL
+    failure: Failure | None = None
+
+
+Incoming = TaskCompleted | TaskFailed | TimerFired | EventRaised | ExecutionStarted | ExecutionTerminated
+"""What reaches an instance from outside its code."""
+
+Action = TaskScheduled | TimerCreated | ExecutionCompleted
+"""What an instance's code decides."""
+
+AnyEvent = Incoming | Action
+
+
+class HistoryRow(msgspec.Struct, frozen=True, gc=False):
+    """One episode of an instance: what reached it, and what its code decided at once.
+
+    Attributes:
+        seq: number of the row within the instance, counted from 0.
+        at: when the episode happened, in seconds since the epoch; the workflow's own clock.
+        events: in the order in which they took effect.
+    """
+
+    seq: int
+    at: float
+    events: tuple[AnyEvent, ...]
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(tuple[AnyEvent, ...])
+_single = msgspec.json.Decoder(AnyEvent)
+
+
+def encode_events(events: tuple[AnyEvent, ...] | list[AnyEvent]) -> str:
+    """Return events as the JSON text that a store keeps."""
+    return _encoder.encode(events).decode()
+
+
+def decode_events(text: str | bytes) -> tuple[AnyEvent, ...]:
+    """Return the events that :func:`encode_events` wrote."""
+    events: tuple[AnyEvent, ...] = _decoder.decode(text)
+    return events
+
+
+def encode_event(event: AnyEvent) -> str:
+    """Return one event as JSON text."""
+    return _encoder.encode(event).decode()
+
+
+def decode_event(text: str | bytes) -> AnyEvent:
+    """Return one event from its JSON text."""
+    event: AnyEvent = _single.decode(text)
+    return event
+
+
+def describe(event: AnyEvent | None) -> str:
+    """Return one event as a person reads it, for error messages."""
+    match event:
+        case None:
+            return "nothing (the code asked for nothing here)"
+        case TaskScheduled():
+            again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+            return f"call_activity {event.name!r} as #{event.id}{again}"
+        case TimerCreated():
+            return f"create_timer as #{event.id}"
+        case ExecutionCompleted():
+            return f"end of the workflow: {event.status}"
+        case _:
+            return type(event).__name__

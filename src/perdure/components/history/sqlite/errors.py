@@ -1,0 +1,57 @@
+"""Translates the errors of SQLite, once, at the edge."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from perdure.base import errors
+
+_BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
+    sqlite3.SQLITE_BUSY: (
+        errors.StoreLockedError,
+        "the database is locked by another process; end it, or wait until it has finished writing",
+    ),
+    sqlite3.SQLITE_LOCKED: (errors.StoreLockedError, "a table is locked by another connection; try again"),
+    sqlite3.SQLITE_FULL: (errors.StoreFullError, "the disk is full; free some space, nothing acknowledged is lost"),
+    sqlite3.SQLITE_READONLY: (
+        errors.StoreReadOnlyError,
+        "the database cannot be written; check the permissions of the file and its folder, or choose another with "
+        "--store or PERDURE_HOME",
+    ),
+    sqlite3.SQLITE_PERM: (errors.StoreReadOnlyError, "access to the database is denied; check its permissions"),
+    sqlite3.SQLITE_CANTOPEN: (
+        errors.StoreUnavailableError,
+        "the database cannot be opened; check that its folder exists and is writable, or choose another with --store "
+        "or PERDURE_HOME",
+    ),
+    sqlite3.SQLITE_CONSTRAINT: (
+        errors.StaleLeaseError,
+        "another worker has written this part of the history; the commit is refused",
+    ),
+    sqlite3.SQLITE_CORRUPT: (
+        errors.StoreCorruptError,
+        "the database is damaged; keep the file, and restore a backup or recover it with `sqlite3 FILE .recover`",
+    ),
+    sqlite3.SQLITE_NOTADB: (
+        errors.StoreCorruptError,
+        "the file is not a database; choose another with --store, or move this file away",
+    ),
+}
+
+
+def translated(store: str, error: sqlite3.Error) -> errors.StoreError:
+    """Return the Perdure error that an error of SQLite stands for."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind, message = _BY_CODE.get(code, (errors.StoreUnavailableError, f"SQLite failed: {error}"))
+    return kind(store, message)
+
+
+@contextmanager
+def translation(store: str) -> Iterator[None]:
+    """Raise Perdure's errors instead of SQLite's inside the block."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translated(store, error) from error

@@ -1,0 +1,257 @@
+"""One transaction for many submissions: a statement per table, whatever their number.
+
+Rows travel as one JSON parameter, read by ``json_each``: SQLite then works through all of them in a single step,
+outside the interpreter's lock. A step per row would hand the lock back and forth with the event loop for every row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from perdure.base.errors import StaleLeaseError
+from perdure.base.events import Status
+from perdure.base.faults import crash_point
+from perdure.ports.history_store import Episode, Lease, NewInstance, Started
+
+_json = msgspec.json.Encoder()
+_BLOBS_PER_STATEMENT = 32
+
+_INSERT_INSTANCES = """
+INSERT INTO instance (key, id, app_id, workflow, status, owner, due, created_at)
+SELECT value->>0, value->>1, value->>2, value->>3, 'RUNNING', value->>4, value->>5, value->>5 FROM json_each(?)
+"""
+_INSERT_HISTORY = """
+INSERT INTO history (instance, seq, at, events)
+SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)
+"""
+_INSERT_LINKS = """
+INSERT OR IGNORE INTO link (root, depth, digest, parent, message)
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?)
+"""
+_INSERT_INBOX = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
+_DELETE_CONSUMED = "DELETE FROM inbox WHERE pos IN (SELECT value FROM json_each(?))"
+_DELETE_INBOX = "DELETE FROM inbox WHERE instance IN (SELECT value FROM json_each(?))"
+_WAKE = """
+UPDATE instance SET due = min(coalesce(due, 0), 0)
+WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL
+"""
+_PARK = """
+UPDATE instance SET
+    owner = NULL, status = parked.status, waits = parked.waits, finished_at = parked.finished_at,
+    due = CASE
+        WHEN parked.finished_at IS NOT NULL THEN NULL
+        WHEN EXISTS (SELECT 1 FROM inbox WHERE inbox.instance = parked.key) THEN 0
+        ELSE parked.due
+    END
+FROM (
+    SELECT value->>0 AS key, value->>1 AS status, value->>2 AS due, value->>3 AS waits, value->>4 AS finished_at
+    FROM json_each(?)
+) AS parked
+WHERE instance.key = parked.key
+"""
+_EXISTING = """
+SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
+FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
+WHERE instance.id IN (SELECT value FROM json_each(?))
+"""
+
+Outcome = Any
+Deliver = Callable[[Outcome | Exception], None]
+
+
+class Append(msgspec.Struct, frozen=True, gc=False):
+    """An episode under a lease."""
+
+    lease: Lease
+    episode: Episode
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """A signal for an instance."""
+
+    instance_id: str
+    event: str
+    blobs: Mapping[str, bytes]
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Any other change, made by a function inside the transaction."""
+
+    change: Callable[[sqlite3.Connection], Any]
+
+
+Submission = NewInstance | Append | Send | Run
+
+
+def commit_group(connection: sqlite3.Connection, store: str, group: list[Submission]) -> list[Outcome]:
+    """Commit all submissions in one transaction and return their outcomes in the same order.
+
+    A submission that is refused (a stale lease) has its exception as outcome and no effect; any other failure rolls
+    the whole transaction back.
+
+    Raises:
+        sqlite3.Error: nothing was committed.
+    """
+    outcomes: dict[int, Outcome] = {}
+    blobs = _compressed(group)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        live = {row[0] for row in connection.execute("SELECT token FROM worker")}
+        _insert_blobs(connection, blobs)
+        _starts(connection, store, live, _of(group, NewInstance), outcomes)
+        _appends(connection, store, live, _of(group, Append), outcomes)
+        _sends(connection, _of(group, Send), outcomes)
+        for index, run in _of(group, Run):
+            outcomes[index] = run.change(connection)
+        crash_point("store.in_transaction")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return [outcomes[index] for index in range(len(group))]
+
+
+def _of(group: list[Submission], kind: type[Any]) -> list[tuple[int, Any]]:
+    return [(index, item) for index, item in enumerate(group) if type(item) is kind]
+
+
+def _parameter(rows: Iterable[object]) -> tuple[str]:
+    return (_json.encode(rows).decode(),)
+
+
+def _stale(store: str, lease: Lease) -> StaleLeaseError:
+    return StaleLeaseError(store, f"the lease of worker {lease.worker!r} (token {lease.token}) was taken over")
+
+
+def _starts(
+    connection: sqlite3.Connection,
+    store: str,
+    live: set[int],
+    starts: list[tuple[int, NewInstance]],
+    outcomes: dict[int, Outcome],
+) -> None:
+    if not starts:
+        return
+    known = existing_instances(connection, {new.instance_id for _, new in starts})
+    key: int = connection.execute("SELECT coalesce(max(key), 0) FROM instance").fetchone()[0]
+    instances: list[object] = []
+    rows: list[object] = []
+    for index, new in starts:
+        if new.lease is not None and new.lease.token not in live:
+            outcomes[index] = _stale(store, new.lease)
+            continue
+        found = known.get(new.instance_id)
+        if found is None:
+            key += 1
+            owner = None if new.lease is None else new.lease.token
+            instances.append((key, new.instance_id, new.app_id, new.workflow, owner, new.at))
+            rows.append((key, 0, new.at, new.events))
+            known[new.instance_id] = (key, new.workflow, Status.RUNNING, new.events)
+            outcomes[index] = Started(key=key, created=True, workflow=new.workflow, events=new.events)
+        else:
+            outcomes[index] = Started(key=found[0], created=False, workflow=found[1], events=found[3])
+    if instances:
+        connection.execute(_INSERT_INSTANCES, _parameter(instances))
+        connection.execute(_INSERT_HISTORY, _parameter(rows))
+
+
+def existing_instances(
+    connection: sqlite3.Connection, instance_ids: set[str]
+) -> dict[str, tuple[int, str, Status, str]]:
+    """Return key, workflow, status and first history row of those ids that exist."""
+    text: str = connection.execute(_EXISTING, _parameter(instance_ids)).fetchone()[0]
+    found: dict[str, tuple[int, str, Status, str]] = {}
+    for instance_id, key, workflow, status, events in msgspec.json.decode(text):
+        found[instance_id] = (key, workflow, Status(status), events)
+    return found
+
+
+def _appends(
+    connection: sqlite3.Connection,
+    store: str,
+    live: set[int],
+    appends: list[tuple[int, Append]],
+    outcomes: dict[int, Outcome],
+) -> None:
+    rows: list[object] = []
+    links: list[object] = []
+    consumed: list[int] = []
+    parked: list[object] = []
+    finished: list[int] = []
+    for index, append in appends:
+        episode = append.episode
+        if append.lease.token not in live:
+            outcomes[index] = _stale(store, append.lease)
+            continue
+        outcomes[index] = None
+        rows.append((episode.key, episode.seq, episode.at, episode.events))
+        links.extend(episode.links)
+        consumed.extend(episode.consumed)
+        if episode.park is not None:
+            park = episode.park
+            ended = park.status.finished
+            parked.append((episode.key, park.status, park.due, park.waits, episode.at if ended else None))
+            if ended:
+                finished.append(episode.key)
+    steps = (
+        (_INSERT_HISTORY, rows),
+        (_INSERT_LINKS, [(n.root, n.depth, n.digest, n.parent, n.message) for n in links]),  # type: ignore[attr-defined]
+        (_DELETE_CONSUMED, consumed),
+        (_DELETE_INBOX, finished),
+        (_PARK, parked),
+    )
+    for statement, parameters in steps:
+        if parameters:
+            connection.execute(statement, _parameter(parameters))
+
+
+def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
+    if not sends:
+        return
+    known = existing_instances(connection, {send.instance_id for _, send in sends})
+    rows: list[object] = []
+    for index, send in sends:
+        found = known.get(send.instance_id)
+        outcomes[index] = None if found is None else found[2]
+        if found is not None and not found[2].finished:
+            rows.append((found[0], send.event))
+    if rows:
+        connection.execute(_INSERT_INBOX, _parameter(rows))
+        connection.execute(_WAKE, _parameter(rows))
+
+
+def _compressed(group: list[Submission]) -> list[tuple[str, int, int, bytes]]:
+    # Outside the transaction: compressing must not lengthen the time that the write lock is held.
+    contents: dict[str, bytes] = {}
+    for item in group:
+        if type(item) is Append:
+            contents.update(item.episode.blobs)
+        elif type(item) is NewInstance or type(item) is Send:
+            contents.update(item.blobs)
+    return [_stored(address, content) for address, content in contents.items()]
+
+
+def _stored(address: str, content: bytes) -> tuple[str, int, int, bytes]:
+    smaller = zlib.compress(content, 1)
+    if len(smaller) < len(content):
+        return address, 1, len(content), smaller
+    return address, 0, len(content), content
+
+
+def _insert_blobs(connection: sqlite3.Connection, rows: list[tuple[str, int, int, bytes]]) -> None:
+    for begin in range(0, len(rows), _BLOBS_PER_STATEMENT):
+        part = rows[begin : begin + _BLOBS_PER_STATEMENT]
+        places = ",".join(["(?,?,?,?)"] * len(part))
+        statement = f"INSERT OR IGNORE INTO blob (digest, encoding, size, content) VALUES {places}"  # noqa: S608
+        connection.execute(statement, [column for row in part for column in row])
+
+
+def blob_contents(rows: Iterable[tuple[str, int, bytes]]) -> Mapping[str, bytes]:
+    """Return content by digest from stored rows (digest, encoding, content)."""
+    return {address: zlib.decompress(content) if encoding else content for address, encoding, content in rows}

@@ -1,0 +1,49 @@
+"""Who is alive: a lock that the kernel lets go when its process dies, and a time limit for one that hangs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+from pathlib import Path
+
+HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
+"""Whether the platform has kernel locks; one without relies on the time limit alone."""
+
+if HAS_FLOCK:
+    import fcntl
+
+
+class WorkerLock:
+    """A lock file beside the database, held for as long as its worker's process lives."""
+
+    def __init__(self, database: Path) -> None:
+        """Create and lock a file of its own for one worker."""
+        self.path = Path(f"{database}-worker-{secrets.token_hex(6)}")
+        self._file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        if HAS_FLOCK:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Let go of the lock and remove the file."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def is_abandoned(path: str) -> bool:
+    """Whether the process that held this lock file is gone."""
+    if not HAS_FLOCK:  # pragma: no cover
+        return False
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True

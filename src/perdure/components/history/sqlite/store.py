@@ -1,0 +1,415 @@
+"""The history store on SQLite: the port's calls, mapped to the writer thread and a reader."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from perdure.base.codec import ConversationKey, Link
+from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
+from perdure.base.events import HistoryRow, Status, decode_events
+from perdure.base.ids import digest
+from perdure.components.history.sqlite.connection import connect, migrate, preallocate_log
+from perdure.components.history.sqlite.errors import translation
+from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
+from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned
+from perdure.components.history.sqlite.writer import Writer
+from perdure.ports.history_store import (
+    NO_BLOBS,
+    Claimed,
+    Episode,
+    InstanceRecord,
+    Lease,
+    NewInstance,
+    Signal,
+    Started,
+)
+
+T = TypeVar("T")
+
+_CLAIM = """
+UPDATE instance SET owner = :token, due = coalesce(due, 0)
+WHERE key IN (
+    SELECT key FROM instance INDEXED BY instance_due
+    WHERE owner IS NULL AND due <= :now AND workflow IN (SELECT value FROM json_each(:workflows))
+    ORDER BY due LIMIT :limit
+)
+RETURNING key
+"""
+_CLAIMED = """
+SELECT json_group_array(json_array(
+    key, id, workflow, (SELECT max(seq) + 1 FROM history WHERE history.instance = instance.key)
+)) FROM instance WHERE key IN (SELECT value FROM json_each(?))
+"""
+_SIGNALS = """
+SELECT json_group_array(json_array(pos, instance, event))
+FROM (SELECT * FROM inbox WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY pos)
+"""
+_OWNED_SIGNALS = """
+SELECT json_group_array(json_array(pos, inbox.instance, event))
+FROM (SELECT * FROM inbox ORDER BY pos) AS inbox
+JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
+"""
+_HISTORY = """
+SELECT json_group_array(json_array(instance, seq, at, events))
+FROM (SELECT * FROM history WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY instance, seq)
+"""
+_RELEASE = """
+UPDATE instance SET
+    owner = NULL, waits = :waits,
+    due = CASE
+        WHEN NOT :stalled AND EXISTS (SELECT 1 FROM inbox WHERE inbox.instance = instance.key) THEN 0
+        ELSE :due
+    END
+WHERE key = :key AND owner = :token
+"""
+_RECORD = """
+SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries
+FROM instance LEFT JOIN worker ON worker.token = instance.owner
+"""
+
+
+class SQLiteHistoryStore:
+    """A history store in one SQLite file.
+
+    Args:
+        path: the file; created when missing, in a folder that exists.
+        lease_seconds: a worker that has not renewed its lease for this long counts as dead.
+        busy_timeout: seconds to wait for another process's write lock.
+    """
+
+    def __init__(self, path: str | Path, *, lease_seconds: float = 10.0, busy_timeout: float = 5.0) -> None:
+        self._path = Path(path)
+        self._lease_seconds = lease_seconds
+        self._busy_timeout = busy_timeout
+        self._locks: dict[int, WorkerLock] = {}
+        self._renew_at = 0.0
+        self._writer: Writer | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._connections: list[sqlite3.Connection] = []
+        self._readers: ThreadPoolExecutor | None = None
+
+    @property
+    def name(self) -> str:
+        """The path of the database file."""
+        return str(self._path)
+
+    async def open(self) -> None:
+        """Open or create the file; see the port for the errors."""
+        writing = connect(self._path, busy_timeout=self._busy_timeout)
+        self._connections.append(writing)
+        try:
+            migrate(writing, self.name)
+            preallocate_log(self._path)
+            self._reader = connect(self._path, busy_timeout=self._busy_timeout)
+            self._connections.append(self._reader)
+        except BaseException:
+            self._close_connections()
+            raise
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="perdure-reader")
+        self._writer = Writer(writing, self.name, idle=self._renew, idle_every=self._lease_seconds / 5)
+
+    async def close(self) -> None:
+        """Commit what was submitted, then close the file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
+        if self._readers is not None:
+            self._readers.shutdown()
+            self._readers = None
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise StoreUnavailableError(self.name, "the store is not open")
+        return self._writer
+
+    async def _change(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        result: T = await self._writing().request(Run(change))
+        return result
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            assert self._reader is not None
+            with translation(self.name):
+                return query(self._reader)
+
+        if self._readers is None:
+            raise StoreUnavailableError(self.name, "the store is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    # -- leases
+
+    async def join(self, worker: str) -> Lease:
+        """Register a worker under a kernel lock and a lease in the file."""
+        lock = WorkerLock(self._path)
+
+        def insert(connection: sqlite3.Connection) -> int:
+            expires = time.time() + self._lease_seconds
+            statement = "INSERT INTO worker (name, lock_file, expires_at) VALUES (?, ?, ?)"
+            return connection.execute(statement, (worker, str(lock.path), expires)).lastrowid or 0
+
+        try:
+            token = await self._change(insert)
+        except BaseException:
+            lock.release()
+            raise
+        self._locks[token] = lock
+        return Lease(token, worker)
+
+    async def leave(self, lease: Lease) -> None:
+        """End a lease; its instances are free at once."""
+        await self._change(lambda connection: _end_leases(connection, [lease.token], recovered=False))
+        lock = self._locks.pop(lease.token, None)
+        if lock is not None:
+            lock.release()
+
+    async def reap(self) -> int:
+        """End the leases of workers whose process is gone or silent."""
+        now = time.time()
+        mine = set(self._locks)
+
+        def dead(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+            rows = connection.execute("SELECT token, lock_file, expires_at FROM worker").fetchall()
+            return [
+                (token, lock_file)
+                for token, lock_file, expires_at in rows
+                if token not in mine and (expires_at < now or is_abandoned(lock_file))
+            ]
+
+        found = await self._read(dead)
+        if not found:
+            return 0
+        tokens = [token for token, _ in found]
+        freed = await self._change(lambda connection: _end_leases(connection, tokens, recovered=True))
+        for _, lock_file in found:
+            Path(lock_file).unlink(missing_ok=True)
+        return freed
+
+    def _renew(self, connection: sqlite3.Connection) -> None:
+        now = time.time()
+        if not self._locks or now < self._renew_at:
+            return
+        self._renew_at = now + self._lease_seconds / 4
+        tokens = msgspec.json.encode(list(self._locks)).decode()
+        statement = "UPDATE worker SET expires_at = ? WHERE token IN (SELECT value FROM json_each(?))"
+        try:
+            connection.execute(statement, (now + self._lease_seconds, tokens))
+        except sqlite3.Error:
+            # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost
+            # and the fence refuses what comes after.
+            self._renew_at = now
+
+    # -- instances
+
+    async def start(self, new: NewInstance) -> Started:
+        """Accept an instance, or find the one that has its id already."""
+        outcome: Started = await self._writing().request(new)
+        return outcome
+
+    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+        """Add an episode to the next group commit."""
+        self._writing().submit(Append(lease, episode), done)
+
+    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+        """Give an instance back without a history row."""
+
+        def give_back(connection: sqlite3.Connection) -> None:
+            parameters = {"due": due, "waits": waits, "stalled": stalled, "key": key, "token": lease.token}
+            if connection.execute(_RELEASE, parameters).rowcount != 1:
+                raise StaleLeaseError(self.name, f"instance {key} does not belong to worker {lease.worker!r} any more")
+
+        await self._change(give_back)
+
+    async def signal(
+        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS
+    ) -> Status | None:
+        """Put an event into an inbox."""
+        outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs))
+        return outcome
+
+    async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+        """Take over due instances that nobody owns."""
+        names = msgspec.json.encode(list(workflows)).decode()
+
+        def take(connection: sqlite3.Connection) -> list[Claimed]:
+            if connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is None:
+                raise StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} was taken over")
+            parameters = {"token": lease.token, "now": now, "workflows": names, "limit": limit}
+            keys = [row[0] for row in connection.execute(_CLAIM, parameters)]
+            return _claimed(connection, keys) if keys else []
+
+        return await self._change(take)
+
+    async def inbox(self, lease: Lease) -> list[Signal]:
+        """Return the signals of the lease's instances."""
+
+        def query(connection: sqlite3.Connection) -> list[Signal]:
+            text = connection.execute(_OWNED_SIGNALS, (lease.token,)).fetchone()[0]
+            return [Signal(*row) for row in msgspec.json.decode(text)]
+
+        return await self._read(query)
+
+    async def next_due(self, workflows: Collection[str]) -> float | None:
+        """Return the earliest time at which an instance without owner wants attention."""
+        names = msgspec.json.encode(list(workflows)).decode()
+        statement = (
+            "SELECT due FROM instance WHERE owner IS NULL AND due IS NOT NULL "
+            "AND workflow IN (SELECT value FROM json_each(?)) ORDER BY due LIMIT 1"
+        )
+
+        def query(connection: sqlite3.Connection) -> float | None:
+            row = connection.execute(statement, (names,)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._read(query)
+
+    async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
+        """Return whole histories."""
+
+        def query(connection: sqlite3.Connection) -> dict[int, list[HistoryRow]]:
+            text = connection.execute(_HISTORY, (msgspec.json.encode(list(keys)).decode(),)).fetchone()[0]
+            histories: dict[int, list[HistoryRow]] = {key: [] for key in keys}
+            for key, seq, at, events in msgspec.json.decode(text):
+                histories[key].append(HistoryRow(seq, at, decode_events(events)))
+            return histories
+
+        return await self._read(query)
+
+    async def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
+        """Return contents, each checked against its digest."""
+        if not digests:
+            return {}
+        statement = "SELECT digest, encoding, content FROM blob WHERE digest IN (SELECT value FROM json_each(?))"
+        parameter = msgspec.json.encode(list(digests)).decode()
+        found = await self._read(lambda connection: blob_contents(connection.execute(statement, (parameter,))))
+        for address in digests:
+            if address not in found or digest(found[address]) != address:
+                raise StoreCorruptError(self.name, f"the content {address} is missing or damaged; restore a backup")
+        return dict(found)
+
+    async def conversation(self, key: ConversationKey) -> list[Link]:
+        """Return the links of a conversation, walked back from its last one."""
+        root, depth, address = key
+        statement = "SELECT root, depth, digest, parent, message FROM link WHERE root = ? AND depth <= ?"
+
+        def query(connection: sqlite3.Connection) -> list[Link]:
+            rows = connection.execute(statement, (root, depth))
+            by_place = {(row[1], row[2]): Link(*row) for row in rows}
+            chain: list[Link] = []
+            wanted = address
+            for place in range(depth, 0, -1):
+                link = by_place.get((place, wanted))
+                if link is None:
+                    raise StoreCorruptError(self.name, f"link {place} of conversation {root!r} is missing")
+                chain.append(link)
+                wanted = link.parent
+            return chain[::-1]
+
+        return await self._read(query)
+
+    async def find(self, instance_id: str) -> InstanceRecord | None:
+        """Return one instance, or None."""
+        return (await self.find_all([instance_id])).get(instance_id)
+
+    async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, by id."""
+        parameter = msgspec.json.encode(list(instance_ids)).decode()
+        statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"
+
+        def query(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
+            return {row[1]: _record(row) for row in connection.execute(statement, (parameter,))}
+
+        return await self._read(query)
+
+    async def instances(
+        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
+    ) -> list[InstanceRecord]:
+        """Return a page of instances, the newest first."""
+        conditions = {"status = ?": status, "workflow = ?": workflow, "instance.key < ?": before}
+        chosen = {text: value for text, value in conditions.items() if value is not None}
+        where = " WHERE " + " AND ".join(chosen) if chosen else ""
+        statement = f"{_RECORD}{where} ORDER BY instance.key DESC LIMIT ?"
+
+        def query(connection: sqlite3.Connection) -> list[InstanceRecord]:
+            return [_record(row) for row in connection.execute(statement, (*chosen.values(), limit))]
+
+        return await self._read(query)
+
+    async def version(self) -> int:
+        """Return SQLite's counter of changes by other connections."""
+
+        def query(connection: sqlite3.Connection) -> int:
+            number: int = connection.execute("PRAGMA data_version").fetchone()[0]
+            return number
+
+        return await self._read(query)
+
+    async def check(self) -> dict[str, Any]:
+        """Check every page of the file, and count what is in it."""
+
+        def query(connection: sqlite3.Connection) -> dict[str, Any]:
+            damage = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+            if damage != ["ok"]:
+                raise StoreCorruptError(self.name, "the database is damaged: " + "; ".join(damage))
+            counts = dict(connection.execute("SELECT status, count(*) FROM instance GROUP BY status"))
+            return {
+                "sqlite": sqlite3.sqlite_version,
+                "schema": connection.execute("PRAGMA user_version").fetchone()[0],
+                "bytes": self._path.stat().st_size,
+                "instances": counts,
+                "workers": connection.execute("SELECT count(*) FROM worker").fetchone()[0],
+            }
+
+        return await self._read(query)
+
+
+def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered: bool) -> int:
+    parameter = msgspec.json.encode(tokens).decode()
+    chosen = "IN (SELECT value FROM json_each(?))"
+    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608
+    statement = f"UPDATE instance SET owner = NULL, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
+    return connection.execute(statement, (int(recovered), parameter)).rowcount
+
+
+def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
+    parameter = (msgspec.json.encode(keys).decode(),)
+    signals: dict[int, list[Signal]] = {}
+    for row in msgspec.json.decode(connection.execute(_SIGNALS, parameter).fetchone()[0]):
+        signals.setdefault(row[1], []).append(Signal(*row))
+    return [
+        Claimed(key=key, instance_id=name, workflow=workflow, next_seq=seq, signals=tuple(signals.get(key, ())))
+        for key, name, workflow, seq in msgspec.json.decode(connection.execute(_CLAIMED, parameter).fetchone()[0])
+    ]
+
+
+def _record(row: tuple[Any, ...]) -> InstanceRecord:
+    key, instance_id, app_id, workflow, status, created_at, finished_at, owner, due, waits, recoveries = row
+    return InstanceRecord(
+        key=key,
+        instance_id=instance_id,
+        app_id=app_id,
+        workflow=workflow,
+        status=Status(status),
+        created_at=created_at,
+        finished_at=finished_at,
+        owner=owner,
+        due=due,
+        waits=waits,
+        recoveries=recoveries,
+    )

@@ -1,0 +1,141 @@
+"""The one thread that writes: it commits together whatever was submitted while it was busy."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from perdure.base.errors import StoreUnavailableError
+from perdure.components.history.sqlite.errors import translated
+from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
+
+Batch = list[tuple[Submission, Callable[[Outcome], None]]]
+PIECE = 256
+"""Submissions that go over to the thread in one piece at most."""
+
+MAX_GROUP = 4096
+"""Submissions in one transaction at most, so that no commit keeps the others waiting for long."""
+
+
+class Writer:
+    """Commits submissions in the order in which they came, as few transactions as possible.
+
+    Args:
+        connection: used by the writer's thread alone.
+        store: name of the store, for errors.
+        idle: called in the thread about every ``idle_every`` seconds, whether there is work or not.
+        idle_every: seconds between two calls of ``idle``.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, store: str, *, idle: Callable[[sqlite3.Connection], None], idle_every: float
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._idle = idle
+        self._idle_every = idle_every
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._pending: Batch = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="perdure-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, submission: Submission, done: Callable[[Outcome], None]) -> None:
+        """Add a submission to the next group; ``done`` gets its outcome in the event loop, an exception included."""
+        if self._closed:
+            raise StoreUnavailableError(self._store, "the store is closed")
+        if not self._pending:
+            # At the end of a turn of the loop, so that what the turn submits goes over in one piece.
+            self._loop.call_soon(self._hand_over)
+        self._pending.append((submission, done))
+        if len(self._pending) >= PIECE:
+            # A long turn: the thread may begin with this much while the loop goes on.
+            self._hand_over()
+
+    def request(self, submission: Submission) -> asyncio.Future[Any]:
+        """Submit, and return a future of the outcome."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.submit(submission, settle)
+        return future
+
+    async def close(self) -> None:
+        """Commit what was submitted, then end the thread."""
+        self._hand_over()
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.sleep(0)
+
+    def _hand_over(self) -> None:
+        if self._pending:
+            batch, self._pending = self._pending, []
+            self._queue.put(batch)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                batch = self._queue.get(timeout=self._idle_every)
+            except Empty:
+                self._idle(self._connection)
+                continue
+            if batch is None:
+                return
+            last = self._gather(batch)
+            for begin in range(0, len(batch), MAX_GROUP):
+                self._commit(batch[begin : begin + MAX_GROUP])
+            if last:
+                return
+            self._idle(self._connection)
+
+    def _gather(self, batch: Batch) -> bool:
+        """Add to the batch whatever else waits; return whether the end was among it."""
+        while len(batch) < MAX_GROUP:
+            try:
+                more = self._queue.get_nowait()
+            except Empty:
+                return False
+            if more is None:
+                return True
+            batch.extend(more)
+        return False
+
+    def _commit(self, batch: Batch) -> None:
+        try:
+            outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
+        except sqlite3.IntegrityError as error:
+            # One submission contradicts the store: find it, so that it does not take the others down.
+            if len(batch) > 1:
+                for item in batch:
+                    self._commit([item])
+                return
+            outcomes = [translated(self._store, error)]
+        except sqlite3.Error as error:
+            outcomes = [translated(self._store, error)] * len(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
+            outcomes = [error] * len(batch)
+        self._deliver([(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)])
+
+    def _deliver(self, outcomes: list[tuple[Callable[[Outcome], None], Outcome]]) -> None:
+        def settle() -> None:
+            for done, outcome in outcomes:
+                done(outcome)
+
+        try:
+            self._loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            # The loop is closed: its program has ended, and nobody waits any more.
+            return

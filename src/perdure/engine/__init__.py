@@ -1,0 +1,1 @@
+"""Durable execution: replay (pure), activities, worker, scheduler, signals."""

@@ -1,0 +1,242 @@
+"""Runs activities and records what became of them; the only module that makes such a record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from perdure.base.codec import NOTHING, Link, Resolved, decode, encode
+from perdure.base.errors import UsageError
+from perdure.base.events import AnyEvent, EventRaised, Failure, TaskCompleted, TaskFailed, TaskScheduled
+from perdure.base.faults import crash_point
+from perdure.engine.replay import ASKED, failure_of
+from perdure.engine.values import resolve
+from perdure.ports.history_store import HistoryStore
+from perdure.ports.toolset import Interrupted, OnCrash, Reconciled
+
+T = TypeVar("T")
+
+
+class ActivityContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an activity may know about its call; :func:`current_activity` returns it.
+
+    Attributes:
+        instance_id: the workflow instance that called.
+        activity: registered name of the activity.
+        idempotency_key: the same on every retry and resume of this call, and different for every other call. Give it
+            to services that take one, so that an effect which a crash or a retry repeats happens once.
+        attempt: 1 for the first attempt, then one more for each retry.
+        interrupted: whether a crash cut an earlier run of this attempt off.
+    """
+
+    instance_id: str
+    activity: str
+    idempotency_key: str
+    attempt: int = 1
+    interrupted: bool = False
+
+
+_current: contextvars.ContextVar[ActivityContext] = contextvars.ContextVar("perdure_activity")
+_pool: contextvars.ContextVar[ThreadPoolExecutor] = contextvars.ContextVar("perdure_threads")
+
+
+def current_activity() -> ActivityContext:
+    """Return the context of the running activity or tool.
+
+    Raises:
+        UsageError: no activity is running here.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise UsageError("current_activity() works inside an activity or a tool only") from None
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Run a blocking function on a thread of the runtime's bounded pool; for use inside async activities."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_pool.get(None), lambda: context.run(function))
+
+
+class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A registered activity.
+
+    Attributes:
+        name: its registered name.
+        function: called with the decoded input.
+        is_async: whether the function returns an awaitable; otherwise it runs on a thread.
+        on_crash: what a crash in its middle means: run it again, ask a human, or what a function finds out.
+    """
+
+    name: str
+    function: Callable[[Any], Any]
+    is_async: bool
+    on_crash: OnCrash = "retry"
+
+
+class ActivityCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One attempt to run.
+
+    Attributes:
+        instance_id: who calls.
+        scheduled: the recorded decision.
+        input: the encoded input.
+        resolved: content of the input's references when it is at hand, otherwise None.
+        interrupted: whether a crash cut this attempt off before.
+    """
+
+    instance_id: str
+    scheduled: TaskScheduled
+    input: msgspec.Raw
+    resolved: Resolved | None = None
+    interrupted: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What became of an attempt: the event to record, and what belongs to its value."""
+
+    event: AnyEvent
+    resolved: Resolved = NOTHING
+    links: tuple[Link, ...] = ()
+
+
+Verdict = Literal["run", "ask"] | Outcome
+
+
+class ActivityRunner:
+    """Runs activities: async ones on the loop, plain functions on a bounded pool of threads.
+
+    Args:
+        store: where references in inputs are found.
+        lookup: returns the activity of a name, or None.
+        threads: size of the pool.
+    """
+
+    def __init__(self, store: HistoryStore, lookup: Callable[[str], Activity | None], threads: int) -> None:
+        self._store = store
+        self._lookup = lookup
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="perdure-activity")
+
+    def close(self) -> None:
+        """Let go of the threads; those that are inside a function end when it returns."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def perform(self, call: ActivityCall) -> Outcome:
+        """Run one attempt and return what to record: a result, a failure, or that a human must be asked.
+
+        An exception of the activity is an outcome, not an error of this method; cancellation passes.
+        """
+        scheduled = call.scheduled
+        activity = self._lookup(scheduled.name)
+        if activity is None:
+            return _failed(scheduled, _unknown(scheduled.name))
+        context = ActivityContext(
+            instance_id=call.instance_id,
+            activity=scheduled.name,
+            idempotency_key=f"{call.instance_id}/{scheduled.call_id}",
+            attempt=scheduled.attempt,
+            interrupted=call.interrupted,
+        )
+        _current.set(context)
+        _pool.set(self._threads)
+        try:
+            resolved = call.resolved if call.resolved is not None else await resolve(self._store, [call.input])
+            argument = decode(call.input, resolved)
+            if call.interrupted:
+                verdict = await self._reconcile(activity, scheduled, argument, context)
+                if verdict == "ask":
+                    return Outcome(EventRaised(name=ASKED, input=encode(scheduled.id).raw))
+                if isinstance(verdict, Outcome):
+                    return verdict
+            crash_point("activity.before_run")
+            result = await self._limited(activity, argument, scheduled)
+            crash_point("activity.after_run")
+            return _completed(scheduled, result)
+        except Exception as error:  # noqa: BLE001 - the outcome of user code, recorded and retried by policy
+            return _failed(scheduled, failure_of(error))
+
+    async def _limited(self, activity: Activity, argument: Any, scheduled: TaskScheduled) -> Any:
+        if scheduled.timeout is None:
+            return await self._run(activity.function, argument, is_async=activity.is_async)
+        limit = asyncio.timeout(scheduled.timeout)
+        try:
+            async with limit:
+                return await self._run(activity.function, argument, is_async=activity.is_async)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"activity {activity.name!r} took longer than {scheduled.timeout:g} s"
+            raise TimeoutError(message) from None
+
+    async def _run(self, function: Callable[[Any], Any], argument: Any, *, is_async: bool) -> Any:
+        if is_async:
+            return await function(argument)
+        return await in_thread(lambda: function(argument))
+
+    async def _reconcile(
+        self, activity: Activity, scheduled: TaskScheduled, argument: Any, context: ActivityContext
+    ) -> Verdict:
+        if activity.on_crash == "retry":
+            return "run"
+        if activity.on_crash == "ask":
+            return "ask"
+        arguments = argument if isinstance(argument, dict) else {"input": argument}
+        question = Interrupted(tool=activity.name, arguments=arguments, idempotency_key=context.idempotency_key)
+        answer = await reconciled(activity.on_crash, question)
+        if answer.decision == "completed":
+            return _completed(scheduled, answer.result)
+        return "ask" if answer.decision == "ask" else "run"
+
+
+async def reconciled(function: Callable[[Interrupted], Reconciled | Awaitable[Reconciled]], question: Interrupted) -> Reconciled:
+    """Ask a reconcile function what became of an interrupted call; a blocking one runs on a thread.
+
+    Raises:
+        UsageError: it answered something else than the question's own methods return.
+    """
+    if asyncio.iscoroutinefunction(function):
+        answer: object = await function(question)
+    else:
+        answer = await in_thread(lambda: function(question))
+        if isinstance(answer, Awaitable):
+            answer = await answer
+    if not isinstance(answer, Reconciled):
+        raise UsageError(
+            f"the on_crash function of {question.tool!r} returned {answer!r}; return interrupted.completed(result), "
+            "interrupted.retry() or interrupted.ask()"
+        )
+    return answer
+
+
+def _completed(scheduled: TaskScheduled, result: Any) -> Outcome:
+    encoded = encode(result, f"the result of activity {scheduled.name!r}")
+    event = TaskCompleted(task_id=scheduled.id, result=encoded.raw)
+    if not encoded.blobs and not encoded.conversations:
+        return Outcome(event)
+    return Outcome(event, encoded.resolved, tuple(encoded.links))
+
+
+def answered(scheduled: TaskScheduled, decision: str, result: Any) -> Outcome | None:
+    """Return what a human's answer about an interrupted attempt records, or None when it is to run again."""
+    if decision == "completed":
+        return _completed(scheduled, result)
+    if decision == "failed":
+        return _failed(scheduled, Failure(error_type="Interrupted", message=str(result), non_retryable=True))
+    return None
+
+
+def _failed(scheduled: TaskScheduled, failure: Failure) -> Outcome:
+    return Outcome(TaskFailed(task_id=scheduled.id, failure=failure))
+
+
+def _unknown(name: str) -> Failure:
+    message = (
+        f"no activity {name!r} is registered in this process; decorate the function with @activity, register it "
+        "with the runtime before it starts, or pass the function itself to ctx.call_activity"
+    )
+    return Failure(error_type="ActivityNotRegistered", message=message, non_retryable=True)

@@ -1,0 +1,153 @@
+"""An instance in the hands of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from perdure.base.codec import NOTHING, Link, Resolved
+from perdure.base.events import AnyEvent, TaskScheduled
+from perdure.engine.activity import Outcome
+from perdure.engine.replay import Execution, Workflow
+from perdure.engine.signals import News
+from perdure.engine.values import merged
+
+
+class Turnout(msgspec.Struct, frozen=True, gc=False):
+    """What waits for an instance's next episode, taken together."""
+
+    events: list[AnyEvent]
+    resolved: Resolved
+    links: list[Link]
+    consumed: tuple[int, ...]
+
+
+def with_outcomes(turnout: Turnout, outcomes: list[Outcome]) -> Turnout:
+    """Return a turnout to which the outcomes of attempts were added."""
+    resolved, links = turnout.resolved, list(turnout.links)
+    for outcome in outcomes:
+        resolved = merged(resolved, outcome.resolved)
+        links.extend(outcome.links)
+    events = [*turnout.events, *(outcome.event for outcome in outcomes)]
+    return Turnout(events, resolved, links, turnout.consumed)
+
+
+class Held:
+    """What a worker keeps in memory of one instance that it owns.
+
+    Attributes:
+        key: the store's number of the instance.
+        instance_id: its id.
+        workflow: its function.
+        execution: the function in progress; None while it is put away and activities still run.
+        next_seq: number of the next history row.
+        last_signal: the highest inbox position seen.
+        busy: whether an episode is on its way to the store, or a history on its way from it.
+        running: the activities in flight, by attempt id.
+        to_start: attempts that begin once the current episode is durable.
+        timer: the armed wake-up for the next timer.
+    """
+
+    __slots__ = (
+        "_consumed",
+        "_events",
+        "_links",
+        "_resolved",
+        "busy",
+        "execution",
+        "instance_id",
+        "key",
+        "last_signal",
+        "next_seq",
+        "running",
+        "timer",
+        "to_start",
+        "workflow",
+    )
+
+    def __init__(self, key: int, instance_id: str, workflow: Workflow, next_seq: int) -> None:
+        self.key = key
+        self.instance_id = instance_id
+        self.workflow = workflow
+        self.execution: Execution | None = None
+        self.next_seq = next_seq
+        self.last_signal = 0
+        self.busy = False
+        self.running: dict[int, asyncio.Task[None]] = {}
+        self.to_start: list[TaskScheduled] = []
+        self.timer: asyncio.TimerHandle | None = None
+        self._events: list[AnyEvent] = []
+        self._resolved = NOTHING
+        self._links: list[Link] = []
+        self._consumed: list[int] = []
+
+    @property
+    def has_news(self) -> bool:
+        """Whether events wait for the next episode."""
+        return bool(self._events)
+
+    def enqueue(self, event: AnyEvent, resolved: Resolved = NOTHING, links: tuple[Link, ...] = ()) -> None:
+        """Add an event to the next episode."""
+        self._events.append(event)
+        if resolved is not NOTHING:
+            self._resolved = merged(self._resolved, resolved)
+        if links:
+            self._links.extend(links)
+
+    def take_in(self, news: News) -> None:
+        """Put signals that this instance has not seen yet into its next episode."""
+        for signal, event in zip(news.signals, news.events, strict=True):
+            if signal.position > self.last_signal:
+                self.last_signal = signal.position
+                self._consumed.append(signal.position)
+                self.enqueue(event, news.resolved)
+
+    def turn_out(self) -> Turnout:
+        """Return what waits for the next episode, and forget it here."""
+        taken = Turnout(self._events, self._resolved, self._links, tuple(self._consumed))
+        self._events = []
+        if self._links or self._resolved is not NOTHING or self._consumed:
+            self._resolved, self._links, self._consumed = NOTHING, [], []
+        return taken
+
+    def disarm(self) -> None:
+        """Forget the armed wake-up."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def abandon(self) -> None:
+        """Stop everything that runs for this instance here; the store knows what is to be done again."""
+        self.disarm()
+        for task in self.running.values():
+            task.cancel()
+        self.running.clear()
+        if self.execution is not None:
+            self.execution.close()
+            self.execution = None
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker works.
+
+    Attributes:
+        threads: plain functions that may run at the same time.
+        warm: waiting instances kept in memory, so that waking them needs no replay.
+        max_running: instances in hand at the same time; further ones wait in the store.
+        poll: seconds between two looks for what other processes did.
+        reap: seconds between two looks for dead workers.
+        drain: seconds that running activities are given when the worker stops.
+        gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
+            instances in memory takes a quarter of the time at the default of 700; None leaves the setting alone.
+        put_away: put every function away after each step; a test mode that must change nothing but speed.
+    """
+
+    threads: int = 32
+    warm: int = 1000
+    max_running: int = 10_000
+    poll: float = 0.1
+    reap: float = 0.5
+    drain: float = 10.0
+    gc_threshold: int | None = 20_000
+    put_away: bool = False

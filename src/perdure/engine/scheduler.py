@@ -1,0 +1,164 @@
+"""Decides when instances are taken up: what is due, what was signalled, what a dead worker left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+
+from perdure.base.clock import Clock
+from perdure.base.errors import StaleLeaseError, StoreError
+from perdure.base.events import HistoryRow
+from perdure.base.faults import crash_point
+from perdure.engine.held import Held, WorkerOptions
+from perdure.engine.replay import Workflow
+from perdure.engine.signals import read_signals
+from perdure.engine.values import resolve_history
+from perdure.engine.worker import Worker
+from perdure.ports.history_store import Claimed, HistoryStore, Signal
+
+_log = logging.getLogger("perdure.scheduler")
+_CLAIMS_AT_ONCE = 256
+
+
+class Scheduler:
+    """Keeps a worker supplied.
+
+    Args:
+        store: where instances are.
+        worker: executes them.
+        worker_name: name of the lease, for people.
+        workflows: what this worker can execute, by name; may grow.
+        clock: tells what is due.
+        options: intervals.
+    """
+
+    def __init__(
+        self,
+        store: HistoryStore,
+        worker: Worker,
+        *,
+        worker_name: str,
+        workflows: Mapping[str, Workflow],
+        clock: Clock,
+        options: WorkerOptions,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._worker_name = worker_name
+        self._workflows = workflows
+        self._clock = clock
+        self._options = options
+        self._news = asyncio.Event()
+        self._planned: float | None = None
+        self._reap_at = 0.0
+        self._seen_version = -1
+        self._lease_lost = False
+
+    def poke(self) -> None:
+        """Look for work at once: something was started, signalled or registered in this process."""
+        self._news.set()
+
+    def note_due(self, due: float | None) -> None:
+        """Take note that a parked instance becomes due at this time."""
+        if due is not None and (self._planned is None or due < self._planned):
+            self._news.set()
+
+    def note_lease_lost(self) -> None:
+        """Take note that the store refused a commit of the worker."""
+        self._lease_lost = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """Supply the worker until cancelled."""
+        while True:
+            try:
+                await self._round()
+            except StaleLeaseError:
+                self._lease_lost = True
+            except StoreError as error:
+                _log.warning("the store does not answer, trying again: %s", error)
+                await asyncio.sleep(self._options.reap)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        wait = self._options.poll
+        if self._planned is not None:
+            wait = min(wait, max(0.0, self._planned - self._clock.now()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), wait)
+
+    async def _round(self) -> None:
+        if self._lease_lost:
+            await self._rejoin()
+        told = self._news.is_set()
+        self._news.clear()
+        await self._reap()
+        version = await self._store.version()
+        due = self._planned is not None and self._planned <= self._clock.now()
+        if not told and not due and version == self._seen_version:
+            return
+        self._seen_version = version
+        await self._deliver_signals()
+        await self._claim()
+        self._planned = await self._store.next_due(self._workflows) if self._worker.has_room else None
+
+    async def _rejoin(self) -> None:
+        """Begin again under a new lease; what the worker had in hand is the store's to give."""
+        _log.warning("the lease of worker %s was lost; its instances are claimed anew", self._worker_name)
+        await self._worker.forget()
+        self._worker.lease = await self._store.join(self._worker_name)
+        self._lease_lost = False
+        self._news.set()
+
+    async def _reap(self) -> None:
+        now = self._clock.now()
+        if now < self._reap_at and self._reap_at - now <= self._options.reap:
+            return
+        self._reap_at = now + self._options.reap
+        if await self._store.reap():
+            self._news.set()
+
+    async def _deliver_signals(self) -> None:
+        assert self._worker.lease is not None
+        by_instance: dict[int, list[Signal]] = {}
+        for signal in await self._store.inbox(self._worker.lease):
+            by_instance.setdefault(signal.key, []).append(signal)
+        for key, signals in by_instance.items():
+            held = self._worker.held.get(key)
+            if held is not None and signals[-1].position > held.last_signal:
+                self._worker.deliver(held, await read_signals(self._store, signals))
+
+    async def _claim(self) -> None:
+        while self._worker.has_room:
+            assert self._worker.lease is not None
+            now = self._clock.now()
+            claimed = await self._store.claim(self._worker.lease, self._workflows, now, _CLAIMS_AT_ONCE)
+            if claimed:
+                crash_point("claim.after_commit")
+                await self._take_up(claimed)
+            if len(claimed) < _CLAIMS_AT_ONCE:
+                return
+
+    async def _take_up(self, claimed: Sequence[Claimed]) -> None:
+        cold: list[Claimed] = []
+        for instance in claimed:
+            held = self._worker.take_warm(instance.key, instance.next_seq)
+            if held is None:
+                cold.append(instance)
+                continue
+            self._worker.resume(held, await read_signals(self._store, instance.signals))
+        histories: dict[int, list[HistoryRow]] = {}
+        for instance in cold:
+            held = Held(instance.key, instance.instance_id, self._workflows[instance.workflow], instance.next_seq)
+            try:
+                if instance.key not in histories:
+                    histories = await self._store.load([other.key for other in cold])
+                rows = histories[instance.key]
+                resolved = await resolve_history(self._store, rows)
+                news = await read_signals(self._store, instance.signals)
+            except StoreError as error:
+                await self._worker.postpone(held, error)
+                continue
+            self._worker.recover(held, rows, resolved, news)

@@ -1,0 +1,53 @@
+"""What comes from outside: raised events, terminations, a human's answer about an interrupted activity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from perdure.base.codec import Resolved, decode
+from perdure.base.events import AnyEvent, EventRaised, TaskScheduled, decode_event
+from perdure.engine.activity import Outcome, answered
+from perdure.engine.replay import ANSWERED, Execution
+from perdure.engine.values import incoming_values, resolve
+from perdure.ports.history_store import HistoryStore, Signal
+
+
+class News(msgspec.Struct, frozen=True, gc=False):
+    """Signals with what reading them needs."""
+
+    signals: Sequence[Signal]
+    events: list[AnyEvent]
+    resolved: Resolved
+
+
+async def read_signals(store: HistoryStore, signals: Sequence[Signal]) -> News:
+    """Return the events of some signals."""
+    events = [decode_event(signal.event) for signal in signals]
+    return News(signals, events, await resolve(store, incoming_values(events)))
+
+
+class Answers(msgspec.Struct, gc=False):
+    """What humans' answers about interrupted attempts lead to."""
+
+    outcomes: list[Outcome]
+    to_start: list[TaskScheduled]
+
+
+def take_answers(execution: Execution, events: Iterable[AnyEvent], resolved: Resolved) -> Answers:
+    """Return what the answers among some events lead to; an answer to what was not asked leads to nothing."""
+    answers = Answers([], [])
+    for event in events:
+        if not isinstance(event, EventRaised) or event.name != ANSWERED:
+            continue
+        answer = decode(event.input, resolved)
+        for scheduled in execution.pending_activities():
+            if scheduled.id != answer["task"] or scheduled.id not in execution.asked:
+                continue
+            outcome = answered(scheduled, answer["decision"], answer.get("result"))
+            if outcome is None:
+                answers.to_start.append(scheduled)
+            else:
+                answers.outcomes.append(outcome)
+    return answers

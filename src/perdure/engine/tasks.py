@@ -1,0 +1,172 @@
+"""What workflow code awaits: tasks that history, not a clock or a socket, completes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Task(Generic[T]):
+    """Something that a workflow waits for; ``await`` it, or ``yield`` it from a generator workflow.
+
+    Attributes:
+        done: whether it has a result or an error.
+    """
+
+    __slots__ = ("_error", "_parents", "_result", "done", "reason")
+
+    def __init__(self, reason: str = "") -> None:
+        self.done = False
+        self.reason = reason
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._parents: list[_Composite[Any]] = []
+
+    def result(self) -> T:
+        """Return the result of a finished task, or raise its error.
+
+        Raises:
+            RuntimeError: it is not finished; await it first.
+        """
+        if not self.done:
+            raise RuntimeError("this task is not finished; await it first")
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it finished with an error."""
+        return self._error is not None
+
+    def error(self) -> BaseException | None:
+        """Return the error of a failed task, otherwise None."""
+        return self._error
+
+    def __await__(self) -> Generator[Task[T], Any, T]:
+        if not self.done:
+            yield self
+        return self.result()
+
+    def resolve(self, result: T) -> None:
+        """Give the task its result; later calls change nothing."""
+        self._finish(result, None)
+
+    def reject(self, error: BaseException) -> None:
+        """Give the task its error; later calls change nothing."""
+        self._finish(None, error)
+
+    def _finish(self, result: T | None, error: BaseException | None) -> None:
+        if self.done:
+            return
+        self.done, self._result, self._error = True, result, error
+        for parent in self._parents:
+            parent.child_done(self)
+        self._parents.clear()
+
+    def waits_for(self) -> list[str]:
+        """Return, in words, what keeps this task unfinished."""
+        return [] if self.done else [self.reason]
+
+
+class _Composite(Task[T]):
+    """A task made of others."""
+
+    __slots__ = ("_children",)
+
+    def __init__(self, children: Sequence[Task[Any]]) -> None:
+        super().__init__()
+        self._children = list(children)
+        for child in self._children:
+            if not child.done:
+                child._parents.append(self)
+
+    def child_done(self, child: Task[Any]) -> None:
+        """Take note that a child has finished."""
+        raise NotImplementedError
+
+    def waits_for(self) -> list[str]:
+        """Return, in words, what keeps this task unfinished."""
+        return [] if self.done else [reason for child in self._children for reason in child.waits_for()]
+
+
+class WhenAll(_Composite[list[Any]]):
+    """Finishes with all results in order, or with the first error at once."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self, children: Sequence[Task[Any]]) -> None:
+        super().__init__(children)
+        self._open = sum(not child.done for child in self._children)
+        for child in self._children:
+            if child.failed:
+                self.reject(cast("BaseException", child.error()))
+                return
+        self._settle()
+
+    def child_done(self, child: Task[Any]) -> None:
+        """Take note that a child has finished."""
+        self._open -= 1
+        error = child.error()
+        if error is not None:
+            self.reject(error)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._open == 0 and not self.done:
+            self.resolve([child.result() for child in self._children])
+
+
+class WhenAny(_Composite[Task[Any]]):
+    """Finishes with the first child that does, whether that one failed or not."""
+
+    __slots__ = ()
+
+    def __init__(self, children: Sequence[Task[Any]]) -> None:
+        super().__init__(children)
+        if not children:
+            raise ValueError("when_any needs at least one task; it would wait for ever")
+        for child in self._children:
+            if child.done:
+                self.resolve(child)
+                return
+
+    def child_done(self, child: Task[Any]) -> None:
+        """Take note that a child has finished."""
+        self.resolve(child)
+
+
+class Deadline(_Composite[Any]):
+    """Finishes as its task does, or with a TimeoutError when its timer is first.
+
+    Args:
+        task: what is waited for.
+        timer: the limit.
+        message: text of the TimeoutError.
+        settled: called once with the child that lost, so that it can be forgotten.
+    """
+
+    __slots__ = ("_message", "_settled", "_task", "_timer")
+
+    def __init__(self, task: Task[Any], timer: Task[None], message: str, settled: Callable[[Task[Any]], None]) -> None:
+        super().__init__([task, timer])
+        self._task, self._timer, self._message, self._settled = task, timer, message, settled
+        if task.done:
+            self.child_done(task)
+
+    def child_done(self, child: Task[Any]) -> None:
+        """Take note that the task or the timer has finished."""
+        if self.done:
+            return
+        error = child.error()
+        if child is self._timer:
+            self.reject(TimeoutError(self._message))
+            self._settled(self._task)
+        elif error is not None:
+            self.reject(error)
+            self._settled(self._timer)
+        else:
+            self.resolve(child.result())
+            self._settled(self._timer)

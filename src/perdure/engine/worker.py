@@ -1,0 +1,391 @@
+"""Executes instances: episode after episode, each one commit, with activities between them.
+
+The life of an instance in a worker's hands: it is taken over (just started, or claimed), its function runs until it
+waits, the episode is appended, and only when that is durable do the activities that it decided begin. What they
+return makes the next episode. With nothing in flight the last episode *parks* the instance: it belongs to nobody until
+a timer or a signal makes it due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from perdure.base.clock import Clock
+from perdure.base.codec import NOTHING, Resolved, encode
+from perdure.base.errors import NonDeterminismError, StaleLeaseError, StoreCorruptError, StoreError
+from perdure.base.events import (
+    AnyEvent,
+    EventRaised,
+    ExecutionCompleted,
+    HistoryRow,
+    Status,
+    TaskScheduled,
+    encode_events,
+)
+from perdure.base.faults import crash_point
+from perdure.engine.activity import ActivityCall, ActivityRunner
+from perdure.engine.held import Held, WorkerOptions, with_outcomes
+from perdure.engine.replay import NOT_STARTED, Decisions, Execution
+from perdure.engine.signals import News, take_answers
+from perdure.engine.values import resolve_history
+from perdure.ports.history_store import Episode, HistoryStore, Lease, Park
+
+_log = logging.getLogger("perdure.worker")
+_RETRY_SECONDS = 0.25
+
+Finished = Callable[[str, ExecutionCompleted, Resolved], None]
+"""Told of every instance that ends in this worker: its id, how it ended, and what decoding its result needs."""
+
+
+class Worker:
+    """Executes the instances that its lease owns.
+
+    Args:
+        store: where histories are.
+        activities: runs what workflows call.
+        clock: tells the time of episodes.
+        options: sizes and intervals.
+        finished: told of every instance that ends here.
+        parked: told when a waiting instance was given back, with the time at which it becomes due.
+        lease_lost: told when the store refuses this worker's commits.
+
+    Attributes:
+        lease: the right to execute; None before the first and after a lost one.
+        held: the instances in hand, by the store's number.
+    """
+
+    def __init__(
+        self,
+        store: HistoryStore,
+        activities: ActivityRunner,
+        clock: Clock,
+        options: WorkerOptions,
+        *,
+        finished: Finished,
+        parked: Callable[[float | None], None],
+        lease_lost: Callable[[], None],
+    ) -> None:
+        self.lease: Lease | None = None
+        self.held: dict[int, Held] = {}
+        self._store = store
+        self._activities = activities
+        self._clock = clock
+        self._options = options
+        self._finished = finished
+        self._parked = parked
+        self._lease_lost = lease_lost
+        self._stopping = False
+        self._store_down = False
+        self._warm: OrderedDict[int, Held] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._chores: set[asyncio.Task[None]] = set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether this worker takes further instances."""
+        return not self._stopping and self.lease is not None and len(self.held) < self._options.max_running
+
+    # -- taking over
+
+    def begin(self, held: Held, row: HistoryRow, resolved: Resolved) -> None:
+        """Run an instance that this worker's lease was just given by its start."""
+        self.held[held.key] = held
+        if self._replayed(held, [row], resolved):
+            self._advance(held)
+
+    def take_warm(self, key: int, next_seq: int) -> Held | None:
+        """Return a waiting instance from memory, if it still is as the store has it."""
+        held = self._warm.pop(key, None)
+        if held is not None and held.next_seq != next_seq:
+            held.abandon()
+            return None
+        return held
+
+    def resume(self, held: Held, news: News) -> None:
+        """Go on with a claimed instance whose function waited in memory."""
+        self.held[held.key] = held
+        held.take_in(news)
+        self._advance(held)
+
+    def recover(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved, news: News) -> None:
+        """Go on with a claimed instance from its history.
+
+        Attempts that the history left open were cut off by a crash, unless their worker recorded otherwise.
+        """
+        self.held[held.key] = held
+        if not self._replayed(held, rows, resolved):
+            return
+        self._start_interrupted(held)
+        held.take_in(news)
+        self._advance(held)
+
+    def deliver(self, held: Held, news: News) -> None:
+        """Give signals to an instance in hand."""
+        if self.held.get(held.key) is held:
+            held.take_in(news)
+            self._advance(held)
+
+    def _replayed(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved) -> bool:
+        execution = Execution(held.workflow, held.instance_id)
+        try:
+            execution.replay(rows, resolved)
+        except NonDeterminismError as error:
+            _log.error("%s", error)
+            self._chore(self._stall(held, str(error)))
+            return False
+        held.execution = execution
+        return True
+
+    def _start_interrupted(self, held: Held) -> None:
+        assert held.execution is not None
+        for scheduled in held.execution.pending_activities():
+            if scheduled.id in held.execution.asked or scheduled.id in held.running:
+                continue
+            interrupted = scheduled.id not in held.execution.not_started
+            self._start(held, scheduled, None, interrupted=interrupted)
+
+    async def _stall(self, held: Held, why: str) -> None:
+        waits = msgspec.json.encode({"stalled": why}).decode()
+        await self._give_back(held, due=None, waits=waits, stalled=True)
+
+    async def _give_back(self, held: Held, *, due: float | None, waits: str | None, stalled: bool) -> None:
+        self.held.pop(held.key, None)
+        held.abandon()
+        if self.lease is None:
+            return
+        try:
+            await self._store.release(self.lease, held.key, due=due, waits=waits, stalled=stalled)
+        except StoreError as error:
+            _log.warning("instance %s could not be given back: %s", held.instance_id, error)
+
+    # -- one episode
+
+    def _advance(self, held: Held) -> None:
+        """Run the function over what has arrived; append the episode that makes."""
+        if held.busy or self.lease is None or self.held.get(held.key) is not held:
+            return
+        if held.execution is None:
+            self._chore(self._reload(held))
+            return
+        now = self._clock.now()
+        for firing in held.execution.due_timers(now):
+            crash_point("timer.before_fire")
+            held.enqueue(firing)
+        turnout = held.turn_out()
+        if held.execution.asked:
+            answers = take_answers(held.execution, turnout.events, turnout.resolved)
+            held.to_start.extend(answers.to_start)
+            turnout = with_outcomes(turnout, answers.outcomes)
+        decisions = held.execution.advance(now, turnout.events, turnout.resolved)
+        park = self._park(held, decisions)
+        if not decisions.events:
+            self._nothing_happened(held, park)
+            return
+        held.busy = True
+        episode = Episode(
+            key=held.key,
+            seq=held.next_seq,
+            at=now,
+            events=encode_events(decisions.events),
+            blobs={**turnout.resolved.blobs, **decisions.blobs} if turnout.resolved.blobs else decisions.blobs,
+            links=[*turnout.links, *decisions.links] if turnout.links else decisions.links,
+            consumed=turnout.consumed,
+            park=park,
+        )
+        crash_point("episode.before_commit")
+        self._append(held, episode, decisions)
+
+    def _append(self, held: Held, episode: Episode, decisions: Decisions) -> None:
+        if self.lease is not None:
+            self._store.append(self.lease, episode, partial(self._committed, held, episode, decisions))
+
+    def _nothing_happened(self, held: Held, park: Park | None) -> None:
+        """What woke the instance does not concern it: go on waiting."""
+        if park is None:
+            self._arm(held)
+        else:
+            self._chore(self._give_back(held, due=park.due, waits=park.waits, stalled=False))
+
+    def _park(self, held: Held, decisions: Decisions) -> Park | None:
+        execution = held.execution
+        assert execution is not None
+        if execution.completed is not None:
+            return Park(status=execution.completed.status)
+        if held.running or held.to_start or any(type(action) is TaskScheduled for action in decisions.actions):
+            return None
+        waits = msgspec.json.encode(execution.waits()).decode()
+        return Park(status=Status.RUNNING, due=execution.next_timer(), waits=waits)
+
+    def _committed(self, held: Held, episode: Episode, decisions: Decisions, error: Exception | None) -> None:
+        """Go on after an episode: begin what it decided, now that it is durable."""
+        if error is not None:
+            self._refused(held, episode, decisions, error)
+            return
+        crash_point("episode.after_commit")
+        if self._store_down:
+            self._store_down = False
+            _log.warning("the store takes commits again")
+        held.busy = False
+        held.next_seq += 1
+        execution = held.execution
+        assert execution is not None
+        if execution.completed is not None:
+            self._end(held, execution.completed, decisions.resolved)
+        elif episode.park is not None:
+            self._set_aside(held, episode.park)
+        else:
+            self._begin_activities(held, decisions)
+            if self._options.put_away:
+                execution.close()
+                held.execution = None
+            if held.has_news:
+                self._advance(held)
+
+    def _begin_activities(self, held: Held, decisions: Decisions) -> None:
+        if self._stopping:
+            return
+        while held.to_start:
+            self._start(held, held.to_start.pop(0), None, interrupted=False)
+        for action in decisions.actions:
+            if type(action) is TaskScheduled:
+                at_hand = decisions.resolved if action.retry_of is None else None
+                self._start(held, action, at_hand, interrupted=False)
+        self._arm(held)
+
+    def _refused(self, held: Held, episode: Episode, decisions: Decisions, error: Exception) -> None:
+        if isinstance(error, StaleLeaseError):
+            self.held.pop(held.key, None)
+            held.abandon()
+            self._lease_lost()
+            return
+        if not self._store_down:
+            self._store_down = True
+            _log.warning("the store refuses commits, runs wait for it: %s", error)
+        self._loop.call_later(_RETRY_SECONDS, self._append, held, episode, decisions)
+
+    def _end(self, held: Held, completed: ExecutionCompleted, resolved: Resolved) -> None:
+        self.held.pop(held.key, None)
+        held.abandon()
+        crash_point("finish.after_commit")
+        self._finished(held.instance_id, completed, resolved)
+
+    def _set_aside(self, held: Held, park: Park) -> None:
+        """Keep a waiting instance's function in memory for a while; the least recently used ones make room."""
+        self.held.pop(held.key, None)
+        held.disarm()
+        signalled = held.has_news
+        if signalled:
+            # The store has the signals still, and has made the instance due because of them.
+            held.turn_out()
+        held.last_signal = 0
+        self._warm[held.key] = held
+        while len(self._warm) > (0 if self._options.put_away else self._options.warm):
+            self._warm.popitem(last=False)[1].abandon()
+        self._parked(0.0 if signalled else park.due)
+
+    async def _reload(self, held: Held) -> None:
+        """Bring back a function that was put away while its activities ran."""
+        held.busy = True
+        try:
+            rows = (await self._store.load([held.key]))[held.key]
+            resolved = await resolve_history(self._store, rows)
+        except StoreError as error:
+            await self.postpone(held, error)
+            return
+        if self._replayed(held, rows, resolved):
+            held.busy = False
+            self._advance(held)
+
+    async def postpone(self, held: Held, error: StoreError) -> None:
+        """Give back an instance that cannot be read now; one whose history is damaged waits for a human."""
+        _log.error("instance %s cannot be read: %s", held.instance_id, error)
+        if isinstance(error, StoreCorruptError):
+            await self._stall(held, str(error))
+        else:
+            await self._give_back(held, due=self._clock.now() + 1.0, waits=None, stalled=False)
+
+    # -- activities and timers
+
+    def _start(self, held: Held, scheduled: TaskScheduled, at_hand: Resolved | None, *, interrupted: bool) -> None:
+        assert held.execution is not None
+        call = ActivityCall(
+            instance_id=held.instance_id,
+            scheduled=scheduled,
+            input=held.execution.input_of(scheduled),
+            resolved=at_hand,
+            interrupted=interrupted,
+        )
+        held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
+
+    async def _perform(self, held: Held, call: ActivityCall) -> None:
+        outcome = await self._activities.perform(call)
+        held.running.pop(call.scheduled.id, None)
+        held.enqueue(outcome.event, outcome.resolved, outcome.links)
+        self._advance(held)
+
+    def _arm(self, held: Held) -> None:
+        if held.timer is not None:
+            held.disarm()
+        at = held.execution.next_timer() if held.execution is not None else None
+        if at is not None:
+            held.timer = self._loop.call_later(max(0.0, at - self._clock.now()), self._advance, held)
+
+    # -- the end
+
+    async def stop(self) -> None:
+        """Finish or cut off what runs, record what never began, and forget everything."""
+        self._stopping = True
+        running = [task for held in self.held.values() for task in held.running.values()]
+        if running:
+            await asyncio.wait(running, timeout=self._options.drain)
+        await self._settled()
+        for held in list(self.held.values()):
+            self._record_not_started(held)
+        await self._settled()
+        await self.forget()
+
+    async def forget(self) -> None:
+        """Drop every instance; the store still has all of them."""
+        everything = [*self.held.values(), *self._warm.values()]
+        tasks = [task for held in everything for task in held.running.values()] + list(self._chores)
+        self.held.clear()
+        self._warm.clear()
+        for chore in self._chores:
+            chore.cancel()
+        for held in everything:
+            held.abandon()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _record_not_started(self, held: Held) -> None:
+        if held.execution is None or held.busy:
+            return
+        never = [task.id for task in held.execution.pending_activities() if task.id not in held.running]
+        never = [task for task in never if task not in held.execution.asked]
+        if never:
+            event: AnyEvent = EventRaised(name=NOT_STARTED, input=encode(never).raw)
+            held.enqueue(event)
+            self._advance(held)
+
+    async def _settled(self) -> None:
+        """Wait until no episode is on its way any more, but not for ever."""
+        for _ in range(200):
+            if not any(held.busy for held in self.held.values()):
+                return
+            await asyncio.sleep(0.005)
+
+    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chore_done)
+
+    def _chore_done(self, task: asyncio.Task[None]) -> None:
+        self._chores.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("an instance could not be resumed", exc_info=task.exception())

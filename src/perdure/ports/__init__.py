@@ -1,0 +1,1 @@
+"""The contracts between Perdure and the world: Protocols only, with the rules of their state in their docstrings."""

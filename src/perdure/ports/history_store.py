@@ -1,0 +1,310 @@
+"""The contract of a history store: where instances, their histories, their inboxes and their leases are kept.
+
+Rules of the state, which every adapter keeps and the conformance suite checks:
+
+* An instance is *owned* by one worker or by nobody. Only a worker's :meth:`HistoryStore.claim` and a start that names
+  a lease give it an owner; parking it (``Episode.park``), its worker leaving and its worker's death take it away.
+* ``due`` says when an instance without owner wants attention: a time, or None for not before a signal arrives.
+  A signal makes the instance due at once.
+* Every call that changes something is acknowledged after it is durable, never before; changes submitted earlier are
+  never durable without those submitted by the same caller before them.
+* A commit under a lease that is no longer valid is refused with StaleLeaseError, and changes nothing.
+* Blobs and links are keyed by content: writing one again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.base.codec import ConversationKey, Link
+from perdure.base.events import HistoryRow, Status
+
+NO_BLOBS: Mapping[str, bytes] = {}
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """A worker's right to execute instances.
+
+    Attributes:
+        token: the fencing token; every later lease has a higher one.
+        worker: name of the worker, for people.
+    """
+
+    token: int
+    worker: str
+
+
+class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An instance to accept.
+
+    Attributes:
+        instance_id: unique in the store.
+        app_id: the app it belongs to.
+        workflow: registered name of its workflow.
+        at: when it was started, in seconds since the epoch.
+        events: its first history row (ExecutionStarted), encoded.
+        blobs: content that the row refers to.
+        lease: the worker that will run it at once, or None to leave it to whoever claims it.
+    """
+
+    instance_id: str
+    app_id: str
+    workflow: str
+    at: float
+    events: str
+    blobs: Mapping[str, bytes] = NO_BLOBS
+    lease: Lease | None = None
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The answer to a start.
+
+    Attributes:
+        key: the store's own number of the instance.
+        created: False when the id existed before; then nothing was changed.
+        workflow: workflow name of the instance that has the id now.
+        events: its first history row, encoded.
+    """
+
+    key: int
+    created: bool
+    workflow: str
+    events: str
+
+
+class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How an episode leaves an instance that has nothing in flight.
+
+    Attributes:
+        status: RUNNING for one that waits, otherwise how it ended.
+        due: when to wake it, in seconds since the epoch; None for not before a signal.
+        waits: what it waits for, as JSON text for people; None when it is finished.
+    """
+
+    status: Status
+    due: float | None = None
+    waits: str | None = None
+
+
+class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One history row with everything that becomes durable together with it.
+
+    Attributes:
+        key: the instance.
+        seq: number of the row; the row before it must exist and this one must not.
+        at: when it happened.
+        events: the encoded events.
+        blobs: content that the events refer to.
+        links: conversation links that the events refer to.
+        consumed: inbox positions that the events take over.
+        park: set when the instance leaves its worker with this row.
+    """
+
+    key: int
+    seq: int
+    at: float
+    events: str
+    blobs: Mapping[str, bytes] = NO_BLOBS
+    links: Iterable[Link] = ()
+    consumed: tuple[int, ...] = ()
+    park: Park | None = None
+
+
+class Signal(msgspec.Struct, frozen=True, gc=False):
+    """An event for an instance, in the order of acceptance.
+
+    Attributes:
+        position: the store's number of it; higher is later.
+        key: the instance.
+        event: the encoded event.
+    """
+
+    position: int
+    key: int
+    event: str
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An instance that now belongs to the claiming worker.
+
+    Attributes:
+        key: the store's number of it.
+        instance_id: its id.
+        workflow: its workflow's name.
+        next_seq: number of the next history row.
+        signals: its inbox, oldest first.
+    """
+
+    key: int
+    instance_id: str
+    workflow: str
+    next_seq: int
+    signals: tuple[Signal, ...] = ()
+
+
+class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a store knows about an instance without reading its history.
+
+    Attributes:
+        key: the store's number of it.
+        instance_id: its id.
+        app_id: the app that it belongs to.
+        workflow: its workflow's name.
+        status: where it stands.
+        created_at: seconds since the epoch.
+        finished_at: seconds since the epoch, or None.
+        owner: name of the worker that executes it, or None.
+        due: when it wants attention, or None.
+        waits: JSON text of what it waits for, as of its last episode; None while it is busy or finished.
+        recoveries: how many workers died while they owned it.
+    """
+
+    key: int
+    instance_id: str
+    app_id: str
+    workflow: str
+    status: Status
+    created_at: float
+    finished_at: float | None = None
+    owner: str | None = None
+    due: float | None = None
+    waits: str | None = None
+    recoveries: int = 0
+
+
+class HistoryStore(Protocol):
+    """Keeps instances and their histories.
+
+    All coroutines raise a :class:`~perdure.base.errors.StoreError` subclass when the store cannot do what is asked;
+    then nothing was changed.
+    """
+
+    @property
+    def name(self) -> str:
+        """Where the store is, for people: a path or a URL."""
+        ...
+
+    async def open(self) -> None:
+        """Make the store usable from the running event loop; create or migrate it when needed.
+
+        Raises:
+            StoreVersionError: a newer Perdure wrote it.
+            StoreCorruptError: it is not a store, or it is damaged.
+            StoreReadOnlyError, StoreFullError, StoreLockedError: as their names say.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was submitted, then release everything. Idempotent."""
+        ...
+
+    async def join(self, worker: str) -> Lease:
+        """Register a worker; the store keeps the lease alive until :meth:`leave` or the process's death."""
+        ...
+
+    async def leave(self, lease: Lease) -> None:
+        """End a lease; its instances lose their owner and are due at once."""
+        ...
+
+    async def reap(self) -> int:
+        """End the leases of dead workers as :meth:`leave` does, and return how many instances that set free.
+
+        A worker is dead when its process is gone, or when it has not renewed its lease in time. Each instance that
+        it owned counts one recovery more.
+        """
+        ...
+
+    async def start(self, new: NewInstance) -> Started:
+        """Accept an instance, or find the one that has its id already.
+
+        Raises:
+            StaleLeaseError: ``new.lease`` is no longer valid.
+        """
+        ...
+
+    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+        """Add an episode to the history of an instance that the lease owns.
+
+        ``done`` is called in the event loop: with None once the episode is durable, or with the error that refused
+        it (StaleLeaseError, or another StoreError after which the same episode may be appended again).
+        """
+        ...
+
+    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+        """Give an instance back without adding to its history.
+
+        Its inbox makes it due at once, unless it is stalled: then only a further signal does.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid, or does not own the instance.
+        """
+        ...
+
+    async def signal(
+        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS
+    ) -> Status | None:
+        """Put an event into the inbox of an instance; return the instance's status, None when it does not exist.
+
+        Only an instance that is RUNNING takes the event.
+        """
+        ...
+
+    async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+        """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
+
+        Only instances of the named workflows are claimed.
+        """
+        ...
+
+    async def inbox(self, lease: Lease) -> list[Signal]:
+        """Return the signals, oldest first, in the inboxes of the instances that the lease owns."""
+        ...
+
+    async def next_due(self, workflows: Collection[str]) -> float | None:
+        """Return the earliest ``due`` of an instance without owner, or None."""
+        ...
+
+    async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
+        """Return the whole history of each instance, in order."""
+        ...
+
+    async def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
+        """Return the content of each digest.
+
+        Raises:
+            StoreCorruptError: one is missing or does not match its digest.
+        """
+        ...
+
+    async def conversation(self, key: ConversationKey) -> list[Link]:
+        """Return all links of a conversation, the first message first.
+
+        Raises:
+            StoreCorruptError: a link is missing.
+        """
+        ...
+
+    async def find(self, instance_id: str) -> InstanceRecord | None:
+        """Return one instance, or None."""
+        ...
+
+    async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, by id."""
+        ...
+
+    async def instances(
+        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
+    ) -> list[InstanceRecord]:
+        """Return instances, the newest first; ``before`` is the key of the last one of the page before."""
+        ...
+
+    async def version(self) -> int:
+        """Return a number that changes whenever the store was changed, by any process."""
+        ...
+
+    async def check(self) -> dict[str, Any]:
+        """Return facts for ``perdure doctor``; raises StoreCorruptError when the store is damaged."""
+        ...

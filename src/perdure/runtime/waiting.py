@@ -1,0 +1,102 @@
+"""Waits for the end of runs, wherever they end: told at once by this process's worker, otherwise by a look at the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from perdure.base.codec import Resolved
+from perdure.base.errors import InstanceNotFoundError, StoreError
+from perdure.base.events import ExecutionCompleted
+from perdure.engine.values import resolve
+from perdure.ports.history_store import HistoryStore, InstanceRecord
+
+End = tuple[ExecutionCompleted, Resolved]
+"""How a run ended, with what decoding its result needs."""
+
+_LOOK_AGAIN = 0.2
+"""Seconds between two looks for runs that end in another process."""
+
+
+class Ends:
+    """The futures of those who wait, by instance id; one query serves all of them.
+
+    Args:
+        store: where runs that end elsewhere are found.
+    """
+
+    def __init__(self, store: HistoryStore) -> None:
+        self._store = store
+        self._futures: dict[str, list[asyncio.Future[End]]] = {}
+        self._fresh = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def of(self, instance_id: str) -> End:
+        """Return how a run ended, once it has.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            StoreError: the store cannot be read.
+        """
+        future: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        waiting = self._futures.setdefault(instance_id, [])
+        waiting.append(future)
+        self._fresh.set()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            return await future
+        finally:
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting and self._futures.get(instance_id) is waiting:
+                del self._futures[instance_id]
+
+    def settle(self, instance_id: str, end: End) -> None:
+        """Tell those who wait for a run how it ended."""
+        for future in self._futures.pop(instance_id, ()):
+            if not future.done():
+                future.set_result(end)
+
+    async def close(self) -> None:
+        """Stop looking; whoever still waits is cancelled."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        for waiting in self._futures.values():
+            for future in waiting:
+                future.cancel()
+
+    async def _look(self) -> None:
+        while self._futures:
+            self._fresh.clear()
+            asked = list(self._futures)
+            try:
+                await self._settle_finished(asked)
+            except StoreError as error:
+                for instance_id in asked:
+                    self._fail(instance_id, error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._fresh.wait(), _LOOK_AGAIN)
+
+    async def _settle_finished(self, asked: list[str]) -> None:
+        records = await self._store.find_all(asked)
+        for instance_id in asked:
+            record = records.get(instance_id)
+            if record is None:
+                self._fail(instance_id, InstanceNotFoundError(instance_id))
+            elif record.status.finished and instance_id in self._futures:
+                self.settle(instance_id, await stored_end(self._store, record))
+
+    def _fail(self, instance_id: str, error: Exception) -> None:
+        for future in self._futures.pop(instance_id, ()):
+            if not future.done():
+                future.set_exception(error)
+
+
+async def stored_end(store: HistoryStore, record: InstanceRecord) -> End:
+    """Return how a finished run ended, from its history."""
+    rows = (await store.load([record.key]))[record.key]
+    end = rows[-1].events[-1]
+    assert isinstance(end, ExecutionCompleted)
+    return end, await resolve(store, [end.result])

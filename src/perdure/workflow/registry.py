@@ -1,0 +1,119 @@
+"""Names of workflows and activities: how a history finds its code again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any
+
+from perdure.base.errors import UsageError
+from perdure.engine.activity import Activity
+from perdure.engine.replay import Execution, Steps, Workflow
+from perdure.ports.toolset import OnCrash
+from perdure.workflow.adapt import input_converter, one_input, takes_argument
+from perdure.workflow.context import WorkflowContext
+
+NAME_ATTRIBUTE = "__perdure_name__"
+"""Where a decorated function keeps its registered name."""
+
+
+def registered_name(function: Callable[..., Any]) -> str:
+    """Return the name that a function has, or would get, in a registry."""
+    name: str = getattr(function, NAME_ATTRIBUTE, None) or function.__name__
+    return name
+
+
+class WorkflowDefinition:
+    """A workflow function under its name; ``async def``, generator and plain functions alike."""
+
+    def __init__(self, name: str, function: Callable[..., Any], registry: Registry) -> None:
+        self.name = name
+        self.function = function
+        self._registry = registry
+        self._takes_argument = takes_argument(function)
+        self._convert = input_converter(function)
+
+    def begin(self, execution: Execution, argument: Any) -> Steps:
+        """Return the function's steps."""
+        context = WorkflowContext(execution, self._registry.ensure_activity)
+        if self._convert is not None and argument is not None:
+            argument = self._convert(argument)
+        steps = self.function(context, argument) if self._takes_argument else self.function(context)
+        if inspect.isgenerator(steps) or inspect.iscoroutine(steps):
+            return steps  # type: ignore[return-value]  # a coroutine sends and throws as a generator does
+        return _finished(steps)
+
+
+def _finished(value: Any) -> Generator[Any, Any, Any]:
+    return value
+    yield  # makes this function a generator
+
+
+class Registry:
+    """Workflows and activities by name."""
+
+    def __init__(self) -> None:
+        self.workflows: dict[str, Workflow] = {}
+        self.activities: dict[str, Activity] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    def add_workflow(self, function: Callable[..., Any], name: str | None = None) -> str:
+        """Register a workflow function and return its name.
+
+        Raises:
+            UsageError: the name belongs to another function.
+        """
+        chosen = name or registered_name(function)
+        known = self.workflows.get(chosen)
+        if isinstance(known, WorkflowDefinition) and not _same(known.function, function):
+            raise _taken("workflow", chosen, known.function, function)
+        if known is None:
+            self.workflows[chosen] = WorkflowDefinition(chosen, function, self)
+        return chosen
+
+    def add_activity(
+        self, function: Callable[..., Any], name: str | None = None, *, on_crash: OnCrash = "retry"
+    ) -> str:
+        """Register an activity function and return its name.
+
+        Raises:
+            UsageError: the name belongs to another function, or the function does not fit.
+        """
+        chosen = name or registered_name(function)
+        known = self._functions.get(chosen)
+        if known is not None and not _same(known, function):
+            raise _taken("activity", chosen, known, function)
+        if known is None:
+            self._functions[chosen] = function
+            self.activities[chosen] = Activity(
+                name=chosen,
+                function=one_input(function, f"activity {chosen!r}"),
+                is_async=inspect.iscoroutinefunction(function),
+                on_crash=on_crash,
+            )
+        return chosen
+
+    def ensure_activity(self, activity: Callable[..., Any] | str) -> str:
+        """Return the name of an activity; a function that is not registered yet is."""
+        if isinstance(activity, str):
+            return activity
+        return self.add_activity(activity)
+
+
+def _same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    # A module imported twice (as a script and by name) gives two objects of the same code.
+    if known == function:
+        return True
+    here, there = getattr(known, "__code__", None), getattr(function, "__code__", None)
+    return here is not None and there is not None and here == there
+
+
+def _taken(kind: str, name: str, known: Callable[..., Any], function: Callable[..., Any]) -> UsageError:
+    return UsageError(
+        f"the {kind} name {name!r} belongs to {known.__module__}.{known.__qualname__}; give "
+        f"{function.__module__}.{function.__qualname__} another one with @{kind}(name=...)"
+    )
+
+
+default_registry = Registry()
+"""Where the decorators register, and where a runtime looks unless told otherwise."""
