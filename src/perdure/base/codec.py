@@ -48,6 +48,10 @@ ConversationKey = tuple[str, int, str]
 """Root, depth and digest: where a conversation's last link stands."""
 
 
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A struct whose fields are plain JSON values and records of such: it is encoded in one step."""
+
+
 class Link(msgspec.Struct, frozen=True, gc=False):
     """One link of a conversation chain, as a store keeps it.
 
@@ -200,6 +204,14 @@ def _unusual(value: Any, sink: Sink) -> object:
     raise NotSerializableError(sink.where, value)
 
 
+def _small_record(value: Record) -> Encoded | None:
+    try:
+        raw = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return None
+    return Encoded(msgspec.Raw(raw)) if len(raw) < SPILL else None
+
+
 def _try_encode(value: object, where: str, *, spill: bool) -> tuple[bytes, Sink]:
     sink = Sink(where, spill=spill)
     return msgspec.json.encode(_data(value, sink)), sink
@@ -218,6 +230,10 @@ def encode(value: object, where: str = "this value") -> Encoded:
     kind = type(value)
     if kind in _PLAIN and (kind is not str or (len(value) < _SHORT and value.isascii())):  # type: ignore[arg-type, attr-defined]
         return Encoded(msgspec.Raw(msgspec.json.encode(value)))
+    if isinstance(value, Record):
+        small = _small_record(value)
+        if small is not None:
+            return small
     try:
         raw, sink = _try_encode(value, where, spill=False)
         if len(raw) >= SPILL:
@@ -318,6 +334,6 @@ def decode(raw: bytes | msgspec.Raw | str, resolved: Resolved = NOTHING) -> Any:
         KeyError: a reference is not in ``resolved``.
     """
     data = msgspec.json.decode(raw)
-    if type(data) in _PLAIN:
+    if type(data) in _PLAIN or b'{"$' not in (raw.encode() if isinstance(raw, str) else bytes(raw)):
         return data
     return _value(data, resolved)

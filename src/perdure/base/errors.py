@@ -21,6 +21,7 @@ Exception
     │   ├── StoreVersionError         a newer Perdure wrote the file
     │   ├── StoreUnavailableError     any other I/O failure
     │   └── StaleLeaseError           the lease was taken over: this commit is refused
+    ├── AgentError                    an agent's run cannot go on
     ├── ToolError                     a tool call could not be made; the model is told
     └── ModelError                    a chat model could not answer
         └── ModelUnavailableError     overloaded, rate-limited or out of reach: worth a retry
@@ -43,6 +44,8 @@ class PerdureError(Exception):
 
 class UsageError(PerdureError):
     """The calling program is wrong; the message says what to write instead."""
+
+    non_retryable = True
 
 
 class WorkflowAwaitError(UsageError):
@@ -178,12 +181,18 @@ class StaleLeaseError(StoreError):
     """The lease is no longer valid: another worker took over, so this commit is refused."""
 
 
+class AgentError(PerdureError):
+    """An agent's run cannot go on."""
+
+
 class ToolError(PerdureError):
     """A tool call could not be made; its text is given to the model as the tool's answer."""
 
 
 class ModelError(PerdureError):
     """A chat model could not answer, and asking again would not help."""
+
+    non_retryable = True
 
 
 class ModelUnavailableError(ModelError):
@@ -192,6 +201,8 @@ class ModelUnavailableError(ModelError):
     Attributes:
         retry_after: seconds that the provider asks to wait, or None when it does not say.
     """
+
+    non_retryable = False
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         self.retry_after = retry_after

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
+from perdure.base.codec import Record
 
 Role = Literal["system", "user", "assistant", "tool"]
 
 
-class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class FunctionCall(Record, frozen=True, kw_only=True, gc=False):
     """What a model wants called: a name, and its arguments as JSON text, exactly as the model wrote them."""
 
     name: str
     arguments: str = "{}"
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ToolCall(Record, frozen=True, kw_only=True, gc=False):
     """One tool call of an assistant message."""
 
     id: str
@@ -24,7 +24,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     type: Literal["function"] = "function"
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Message(Record, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One message of a conversation.
 
     Attributes:
@@ -42,7 +42,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     tool_call_id: str | None = None
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Usage(Record, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Tokens that one model call used."""
 
     input_tokens: int = 0

@@ -167,12 +167,13 @@ class EmbeddedRuntime:
         if not started.created:
             _require_same(new, started.workflow, started.events)
         elif new.lease is None:
-            self._poke()
+            self.look_for_work()
         elif self._worker is not None:
             held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
 
-    def _poke(self) -> None:
+    def look_for_work(self) -> None:
+        """Look at once for runs to execute, for example after a workflow was registered."""
         if self._scheduler is not None:
             self._scheduler.poke()
 
@@ -242,7 +243,7 @@ class EmbeddedRuntime:
         crash_point("signal.after_commit")
         if status is None:
             raise InstanceNotFoundError(instance_id)
-        self._poke()
+        self.look_for_work()
         return status
 
 

@@ -1,0 +1,1 @@
+"""Prompts: templates rendered on request, and the system prompt of an agent."""
