@@ -13,6 +13,7 @@ from perdure.base.conversation import Conversation
 from perdure.base.errors import ActivityFailedError, AgentError
 from perdure.base.events import RetryPolicy
 from perdure.base.messages import Message, ToolCall
+from perdure.tools.results import as_text
 from perdure.workflow.context import WorkflowContext
 
 
@@ -119,7 +120,12 @@ def _tool_task(ctx: WorkflowContext, agent: LoopNames, call: ToolCall, order: in
 
 async def _outcome(task: Any) -> ToolOutcome:
     try:
-        return msgspec.convert(await task, ToolOutcome)
+        result = await task
     except ActivityFailedError as error:
         # Not the tool's own error, which is an outcome already: an interrupted call that a human declared failed.
         return ToolOutcome(content=f"Error: {error.failure.error_type}: {error.failure.message}", failed=True)
+    try:
+        return msgspec.convert(result, ToolOutcome, strict=True)
+    except msgspec.ValidationError:
+        # Not from the activity: a human said what an interrupted tool had returned.
+        return ToolOutcome(content=as_text(result))

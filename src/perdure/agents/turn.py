@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import msgspec
 
@@ -38,7 +39,7 @@ class ModelTurn(Record, frozen=True, kw_only=True, gc=False):
     sequential: bool = False
 
 
-class ToolOutcome(Record, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class ToolOutcome(Record, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What became of one tool call: the text for the model, and whether it tells of an error."""
 
     content: str
@@ -95,12 +96,15 @@ def tool_messages(calls: Sequence[ToolCall], outcomes: Sequence[ToolOutcome]) ->
 
 def _with_distinct_ids(message: Message) -> Message:
     """Give calls without an id, or with one that another call has, an id of their own: answers go by id."""
-    seen: set[str] = set()
+    taken = {call.id for call in message.tool_calls}
+    seen = {""}
     calls: list[ToolCall] = []
     for index, call in enumerate(message.tool_calls):
-        chosen = call.id
-        while not chosen or chosen in seen:
-            chosen = f"{call.id or 'call'}_{index}" if chosen in {"", call.id} else f"{chosen}_"
-        seen.add(chosen)
-        calls.append(call if chosen == call.id else msgspec.structs.replace(call, id=chosen))
+        if call.id in seen:
+            names = (f"{call.id or 'call'}_{number}" for number in count(index))
+            fresh = next(name for name in names if name not in taken)
+            call = msgspec.structs.replace(call, id=fresh)  # noqa: PLW2901 - the call goes on under its own id
+            taken.add(fresh)
+        seen.add(call.id)
+        calls.append(call)
     return msgspec.structs.replace(message, tool_calls=tuple(calls))

@@ -38,6 +38,7 @@ _SHORT = SPILL // 6
 """An ASCII string below this length is small however it is escaped."""
 
 _PLAIN = frozenset({str, int, bool, type(None)})
+_STRUCT_LEAVES = (bytes, bytearray, dt.datetime, dt.date, dt.time, dt.timedelta, decimal.Decimal, uuid.UUID)
 _NO_BLOBS: dict[str, bytes] = {}
 _NO_CONVERSATIONS: dict[ConversationKey, Reference] = {}
 _REFERENCE = re.compile(rb'\{"\$(text|value)":"([0-9a-f]{40})"\}')
@@ -94,19 +95,26 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 class Sink:
     """Collects what an encoding leaves beside the value."""
 
-    __slots__ = ("blobs", "conversations", "links", "spill", "where")
+    __slots__ = ("blobs", "conversations", "handed_over", "links", "spill", "where")
 
-    def __init__(self, where: str, *, spill: bool) -> None:
-        self.where, self.spill = where, spill
+    def __init__(self, where: str) -> None:
+        self.where, self.spill = where, False
         self.blobs: dict[str, bytes] = {}
         self.links: list[Link] = []
         self.conversations: dict[ConversationKey, Reference] = {}
+        self.handed_over: list[Reference] = []
 
 
 class Reference(ABC):
-    """A value that is stored as a reference to links of its own."""
+    """A value that is stored as a reference to links of its own.
 
-    __slots__ = ()
+    Attributes:
+        stored: whether a store has been given everything that the reference needs.
+    """
+
+    __slots__ = ("stored",)
+
+    stored: bool
 
     @abstractmethod
     def as_reference(self, sink: Sink) -> object:
@@ -160,7 +168,7 @@ _WRITERS: dict[type, Callable[[Any, Sink], object]] = {
     dict: _mapping,
     list: lambda value, sink: [_data(item, sink) for item in value],
     float: lambda value, _: value if math.isfinite(value) else {"$float": str(value)},
-    complex: lambda value, _: {"$complex": [value.real, value.imag]},
+    complex: lambda value, sink: {"$complex": [_data(value.real, sink), _data(value.imag, sink)]},
     tuple: _many("$tuple"),
     set: _sorted_set("$set"),
     frozenset: _sorted_set("$frozenset"),
@@ -187,21 +195,55 @@ def _data(value: Any, sink: Sink) -> object:
 def _unusual(value: Any, sink: Sink) -> object:
     if isinstance(value, Reference):
         return value.as_reference(sink)
-    if isinstance(value, enum.Enum):
-        return _data(value.value, sink)
-    if isinstance(value, msgspec.Struct):
-        return _data(msgspec.to_builtins(value, builtin_types=(bytes, dt.datetime, decimal.Decimal)), sink)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _mapping({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, sink)
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
-        return _data(dump(), sink)
-    for base in (str, int, dict, list, tuple, *_WRITERS):
-        if isinstance(value, base):
-            return _data(base(value), sink)
+    known, plain = _as_plain(value, sink)
+    if known:
+        return _data(plain, sink)
     if isinstance(value, Mapping):
         return _mapping(value, sink)
+    for base, writer in _WRITERS.items():
+        if isinstance(value, base):
+            return writer(value, sink)
     raise NotSerializableError(sink.where, value)
+
+
+def _as_plain(value: Any, sink: Sink) -> tuple[bool, object]:
+    """Return whether the value is of a kind that has plain data in it, and that data."""
+    if isinstance(value, enum.Enum):
+        return True, value.value
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.to_builtins(value, builtin_types=_STRUCT_LEAVES, enc_hook=_refusing(sink))
+        return True, _with_lists(fields) if isinstance(value, Record) else fields
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return True, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return True, dump()
+    for base in (str, int, float):
+        if isinstance(value, base):
+            return True, base(value)
+    return False, None
+
+
+def _with_lists(data: Any) -> Any:
+    # A record's tuples are JSON arrays, as they are when it is small and encoded in one step.
+    if isinstance(data, dict):
+        return {key: _with_lists(item) for key, item in data.items()}
+    return [_with_lists(item) for item in data] if isinstance(data, list | tuple) else data
+
+
+def _refusing(sink: Sink) -> Callable[[Any], object]:
+    def refuse(value: Any) -> object:
+        raise NotSerializableError(sink.where, value)
+
+    return refuse
+
+
+def _json_of(value: object, where: str) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except ValueError as error:
+        # An integer of more digits than Python reads back.
+        raise NotSerializableError(where, value) from error
 
 
 def _small_record(value: Record) -> Encoded | None:
@@ -212,9 +254,17 @@ def _small_record(value: Record) -> Encoded | None:
     return Encoded(msgspec.Raw(raw)) if len(raw) < SPILL else None
 
 
-def _try_encode(value: object, where: str, *, spill: bool) -> tuple[bytes, Sink]:
-    sink = Sink(where, spill=spill)
-    return msgspec.json.encode(_data(value, sink)), sink
+def _written(value: object, sink: Sink) -> bytes:
+    try:
+        raw = msgspec.json.encode(_data(value, sink))
+        if len(raw) < SPILL:
+            return raw
+    except UnicodeEncodeError:
+        # A surrogate somewhere: only the thorough way looks at each string.
+        pass
+    # With the same sink, which keeps the links that were handed over on the first way.
+    sink.spill = True
+    return msgspec.json.encode(_data(value, sink))
 
 
 def encode(value: object, where: str = "this value") -> Encoded:
@@ -229,19 +279,22 @@ def encode(value: object, where: str = "this value") -> Encoded:
     """
     kind = type(value)
     if kind in _PLAIN and (kind is not str or (len(value) < _SHORT and value.isascii())):  # type: ignore[arg-type, attr-defined]
-        return Encoded(msgspec.Raw(msgspec.json.encode(value)))
+        return Encoded(msgspec.Raw(_json_of(value, where)))
     if isinstance(value, Record):
         small = _small_record(value)
         if small is not None:
             return small
+    sink = Sink(where)
     try:
-        raw, sink = _try_encode(value, where, spill=False)
-        if len(raw) >= SPILL:
-            raw, sink = _try_encode(value, where, spill=True)
-    except UnicodeEncodeError:
-        raw, sink = _try_encode(value, where, spill=True)
-    except RecursionError:
-        raise NotSerializableError(where, value) from None
+        raw = _written(value, sink)
+    except BaseException as error:
+        # Nobody will store what the sink has got.
+        for reference in sink.handed_over:
+            reference.stored = False
+        if isinstance(error, RecursionError | ValueError):
+            # Nested too deeply, or an integer of more digits than Python reads back.
+            raise NotSerializableError(where, value) from error
+        raise
     if len(raw) > INLINE:
         raw = msgspec.json.encode({"$value": _keep(sink, raw)})
     return Encoded(msgspec.Raw(raw), sink.blobs, sink.links, sink.conversations)
@@ -296,7 +349,7 @@ _READERS: dict[str, _Reader] = {
     "$set": lambda item, found: {_value(part, found) for part in item},
     "$frozenset": lambda item, found: frozenset(_value(part, found) for part in item),
     "$float": lambda item, _: float(item),
-    "$complex": lambda item, _: complex(*item),
+    "$complex": lambda item, found: complex(*(_value(part, found) for part in item)),
     "$datetime": lambda item, _: dt.datetime.fromisoformat(item),
     "$date": lambda item, _: dt.date.fromisoformat(item),
     "$time": lambda item, _: dt.time.fromisoformat(item),

@@ -28,7 +28,7 @@ class Conversation(Reference):
         stored: whether a store has been given this link and all before it.
     """
 
-    __slots__ = ("_encoded", "depth", "digest", "message", "parent", "root", "stored")
+    __slots__ = ("_encoded", "depth", "digest", "message", "parent", "root")
 
     def __init__(self, root: str, parent: Conversation | None = None, message: Message | None = None) -> None:
         self.root = root
@@ -67,6 +67,7 @@ class Conversation(Reference):
             parent = "" if node.parent is None else node.parent.digest
             fresh.append(Link(self.root, node.depth, node.digest, parent, bytes(node._encoded.raw).decode()))
             sink.blobs.update(node._encoded.blobs)
+            sink.handed_over.append(node)
             node.stored = True
             node = node.parent
         sink.links.extend(reversed(fresh))

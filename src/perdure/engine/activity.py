@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
@@ -11,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from perdure.base.codec import NOTHING, Link, Resolved, decode, encode
-from perdure.base.errors import UsageError
+from perdure.base.errors import StoreCorruptError, StoreError, UsageError
 from perdure.base.events import AnyEvent, EventRaised, Failure, TaskCompleted, TaskFailed, TaskScheduled
 from perdure.base.faults import crash_point
 from perdure.engine.replay import ASKED, failure_of
@@ -20,6 +22,9 @@ from perdure.ports.history_store import HistoryStore
 from perdure.ports.toolset import Interrupted, OnCrash, Reconciled
 
 T = TypeVar("T")
+
+_log = logging.getLogger("perdure.activity")
+_RETRY_SECONDS = 0.25
 
 
 class ActivityContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -129,7 +134,8 @@ class ActivityRunner:
     async def perform(self, call: ActivityCall) -> Outcome:
         """Run one attempt and return what to record: a result, a failure, or that a human must be asked.
 
-        An exception of the activity is an outcome, not an error of this method; cancellation passes.
+        An exception of the activity is an outcome, not an error of this method; only the cancellation of the calling
+        task passes. SystemExit is an outcome too: an activity must not end the process that would run it again.
         """
         scheduled = call.scheduled
         activity = self._lookup(scheduled.name)
@@ -145,8 +151,7 @@ class ActivityRunner:
         _current.set(context)
         _pool.set(self._threads)
         try:
-            resolved = call.resolved if call.resolved is not None else await resolve(self._store, [call.input])
-            argument = decode(call.input, resolved)
+            argument = await self._argument(call)
             if call.interrupted:
                 verdict = await self._reconcile(activity, scheduled, argument, context)
                 if verdict == "ask":
@@ -157,8 +162,25 @@ class ActivityRunner:
             result = await self._limited(activity, argument, scheduled)
             crash_point("activity.after_run")
             return _completed(scheduled, result)
-        except Exception as error:  # noqa: BLE001 - the outcome of user code, recorded and retried by policy
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            if _is_cancelled(error):
+                raise
             return _failed(scheduled, failure_of(error))
+
+    async def _argument(self, call: ActivityCall) -> Any:
+        if call.resolved is not None:
+            return decode(call.input, call.resolved)
+        while True:
+            try:
+                return decode(call.input, await resolve(self._store, [call.input]))
+            except StoreCorruptError:
+                raise
+            except StoreError as error:
+                # Not the activity's failure, so none of its attempts may be spent on it.
+                _log.warning("the input of activity %r cannot be read yet: %s", call.scheduled.name, error)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _limited(self, activity: Activity, argument: Any, scheduled: TaskScheduled) -> Any:
         if scheduled.timeout is None:
@@ -176,7 +198,8 @@ class ActivityRunner:
     async def _run(self, function: Callable[[Any], Any], argument: Any, *, is_async: bool) -> Any:
         if is_async:
             return await function(argument)
-        return await in_thread(lambda: function(argument))
+        result = await in_thread(lambda: function(argument))
+        return await result if inspect.isawaitable(result) else result
 
     async def _reconcile(
         self, activity: Activity, scheduled: TaskScheduled, argument: Any, context: ActivityContext
@@ -187,13 +210,26 @@ class ActivityRunner:
             return "ask"
         arguments = argument if isinstance(argument, dict) else {"input": argument}
         question = Interrupted(tool=activity.name, arguments=arguments, idempotency_key=context.idempotency_key)
-        answer = await reconciled(activity.on_crash, question)
+        try:
+            answer = await reconciled(activity.on_crash, question)
+        except Exception:
+            # Failing the attempt would let a retry policy repeat an effect that may have taken place.
+            _log.exception("the on_crash function of %r failed; a human is asked instead", activity.name)
+            return "ask"
         if answer.decision == "completed":
             return _completed(scheduled, answer.result)
         return "ask" if answer.decision == "ask" else "run"
 
 
-async def reconciled(function: Callable[[Interrupted], Reconciled | Awaitable[Reconciled]], question: Interrupted) -> Reconciled:
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this task is cancelled, rather than something that the activity waited for."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def reconciled(
+    function: Callable[[Interrupted], Reconciled | Awaitable[Reconciled]], question: Interrupted
+) -> Reconciled:
     """Ask a reconcile function what became of an interrupted call; a blocking one runs on a thread.
 
     Raises:

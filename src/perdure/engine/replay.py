@@ -7,6 +7,7 @@ the same rows and events give the same actions, always.
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -21,6 +22,7 @@ from perdure.base.errors import (
     Evicted,
     NonDeterminismError,
     PerdureError,
+    UsageError,
     WorkflowAwaitError,
 )
 from perdure.base.events import (
@@ -57,6 +59,9 @@ RESUMED = "perdure.resumed"
 
 NOT_STARTED = "perdure.not_started"
 """A worker stopped before it began these attempts; the input is the list of their ids."""
+
+STARTED = "perdure.started"
+"""Attempts that were recorded as not started begin now; the input is the list of their ids."""
 
 Steps = Generator[Any, Any, Any]
 Convert = Callable[[Any], Any]
@@ -123,7 +128,7 @@ class Execution:
         replaying: whether recorded history is being replayed.
         completed: the end of the instance, once decided.
         asked: attempts cut off by a crash, about which a human was asked and has not answered.
-        not_started: attempts that a stopping worker recorded as never begun.
+        not_started: attempts that a stopping worker recorded as never begun, and that none has begun since.
     """
 
     __slots__ = (
@@ -195,8 +200,12 @@ class Execution:
 
         Raises:
             NotSerializableError: the argument is not data.
+            UsageError: the timeout is no positive number.
         """
-        self._require_life()
+        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+            raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number of seconds, or None")
+        if self.evicted:
+            return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
         scheduled = TaskScheduled(id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout)
         call = _Call(scheduled, self.now, convert)
@@ -205,8 +214,15 @@ class Execution:
         return call.task
 
     def create_timer(self, seconds: float) -> Task[None]:
-        """Decide to wait for some seconds of the wall clock."""
-        self._require_life()
+        """Decide to wait for some seconds of the wall clock.
+
+        Raises:
+            UsageError: the number is not finite.
+        """
+        if not math.isfinite(seconds):
+            raise UsageError(f"a timer cannot wait {seconds} seconds; to wait for ever, wait for an external event")
+        if self.evicted:
+            return _unreachable()
         created = TimerCreated(id=self._new_id(), fire_at=self.now + max(0.0, seconds))
         task: Task[None] = Task("timer")
         self._timers[created.id] = (created.fire_at, task)
@@ -214,8 +230,15 @@ class Execution:
         return task
 
     def wait_for_event(self, name: str) -> Task[Any]:
-        """Wait for an external event; one that came earlier and was not read yet completes the task at once."""
-        self._require_life()
+        """Wait for an external event; one that came earlier and was not read yet completes the task at once.
+
+        Raises:
+            UsageError: the name is one of the engine's own.
+        """
+        if name.startswith(ENGINE_EVENT):
+            raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
+        if self.evicted:
+            return _unreachable()
         key = name.casefold()
         task: Task[Any] = Task(f"event {name!r}")
         unread = self._unread.get(key)
@@ -251,18 +274,22 @@ class Execution:
             NonDeterminismError: the code does not decide what is recorded.
         """
         self._resolved = resolved
-        self.replaying = True
+        # The row of acceptance holds no decisions: the first ones come with the first episode. Until that is
+        # recorded, the function's beginning runs for the first time.
+        self.replaying = len(rows) > 1
         try:
             for row in rows:
                 self.now = row.at
                 for event in row.events:
                     self._replay_one(event)
+            if self._requested and self.replaying:
+                raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
+        except NonDeterminismError:
+            self.close()
+            raise
         finally:
             self.replaying = False
             self._resolved = NOTHING
-        # The row of acceptance holds no decisions: the first ones come with the first episode.
-        if self._requested and len(rows) > 1:
-            raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -285,6 +312,7 @@ class Execution:
             resolved_inputs = Resolved(self._blobs, self._conversations)
         decisions = Decisions(events, actions, self._blobs, self._links, resolved_inputs)
         self._forget_beside()
+        self._resolved = NOTHING
         return decisions
 
     def close(self) -> None:
@@ -356,8 +384,9 @@ class Execution:
 
     def _replay_one(self, event: AnyEvent) -> None:
         if not isinstance(event, Action):
-            if self._requested:
-                raise NonDeterminismError(self.instance_id, describe(event), describe(self._requested[0]))
+            if self._requested or not self._expects(event):
+                requested = self._requested[0] if self._requested else None
+                raise NonDeterminismError(self.instance_id, describe(event), describe(requested))
             self._apply(event)
             return
         requested = self._requested.popleft() if self._requested else None
@@ -399,7 +428,9 @@ class Execution:
     def _started(self, event: ExecutionStarted) -> None:
         try:
             self._steps = self.workflow.begin(self, self._decode(event.input))
-        except Exception as error:  # noqa: BLE001 - an error of the workflow's code is the run's outcome
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - an error of the workflow's code is the run's outcome
             self._fail(error)
             return
         self._run()
@@ -460,6 +491,8 @@ class Execution:
             self.asked.discard(value["task"])
         elif name == NOT_STARTED:
             self.not_started.update(value)
+        elif name == STARTED:
+            self.not_started.difference_update(value)
 
     def _terminated(self, event: ExecutionTerminated) -> None:
         failure = Failure(error_type="Terminated", message=event.reason)
@@ -487,7 +520,9 @@ class Execution:
             except StopIteration as stop:
                 self._complete(stop.value)
                 return
-            except Exception as raised:  # noqa: BLE001 - an error of the workflow's code is the run's outcome
+            except KeyboardInterrupt:
+                raise
+            except BaseException as raised:  # noqa: BLE001 - as above, SystemExit and CancelledError included
                 self._fail(raised)
                 return
 
@@ -499,7 +534,7 @@ class Execution:
             return
         self._finish(ExecutionCompleted(status=Status.COMPLETED, result=encoded.raw))
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._finish(ExecutionCompleted(status=Status.FAILED, failure=failure_of(error)))
 
     def _finish(self, completed: ExecutionCompleted) -> None:
@@ -538,10 +573,6 @@ class Execution:
     def _decode(self, raw: msgspec.Raw) -> Any:
         return decode(raw, self._resolved)
 
-    def _require_life(self) -> None:
-        if self.evicted:
-            raise Evicted
-
 
 def _rejected(error: BaseException) -> Task[Any]:
     task: Task[Any] = Task()
@@ -549,15 +580,39 @@ def _rejected(error: BaseException) -> Task[Any]:
     return task
 
 
+def _unreachable() -> Task[Any]:
+    # What a function that is being unwound still asks for. Raising here instead would let a loop that catches
+    # everything spin for ever; a task that never finishes takes it to a wait, where it ends.
+    return Task("nothing: the function is being put away")
+
+
 def failure_of(error: BaseException) -> Failure:
-    """Return an exception as data."""
+    """Return an exception as data; one that misbehaves when it is looked at included."""
     return Failure(
         error_type=type(error).__name__,
-        message=str(error),
-        stack="".join(traceback.format_exception(error)),
-        non_retryable=bool(getattr(error, "non_retryable", False)),
-        retry_after=getattr(error, "retry_after", None),
+        message=_storable(_text_of(error)),
+        stack=_storable("".join(traceback.format_exception(error))),
+        non_retryable=isinstance(error, UsageError) or getattr(error, "non_retryable", False) is True,
+        retry_after=_seconds(getattr(error, "retry_after", None)),
     )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception that cannot say what it is must not hide that it was raised
+        return f"<{type(error).__name__} without text: its __str__ fails>"
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _seconds(value: object) -> float | None:
+    # Whatever exceptions of other libraries keep under this name: only a plain number is meant for us.
+    if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
+        return float(value)
+    return None
 
 
 def _agree(recorded: Action, requested: Action) -> bool:

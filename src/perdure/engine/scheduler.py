@@ -80,6 +80,9 @@ class Scheduler:
             except StoreError as error:
                 _log.warning("the store does not answer, trying again: %s", error)
                 await asyncio.sleep(self._options.reap)
+            except Exception:
+                _log.exception("instances could not be taken up, trying again")
+                await asyncio.sleep(self._options.reap)
             await self._pause()
 
     async def _pause(self) -> None:
@@ -99,15 +102,17 @@ class Scheduler:
         due = self._planned is not None and self._planned <= self._clock.now()
         if not told and not due and version == self._seen_version:
             return
-        self._seen_version = version
         await self._deliver_signals()
         await self._claim()
+        self._seen_version = version
         self._planned = await self._store.next_due(self._workflows) if self._worker.has_room else None
 
     async def _rejoin(self) -> None:
         """Begin again under a new lease; what the worker had in hand is the store's to give."""
         _log.warning("the lease of worker %s was lost; its instances are claimed anew", self._worker_name)
         await self._worker.forget()
+        if self._worker.lease is not None:
+            await self._store.leave(self._worker.lease)
         self._worker.lease = await self._store.join(self._worker_name)
         self._lease_lost = False
         self._news.set()

@@ -36,18 +36,19 @@ class Answers(msgspec.Struct, gc=False):
 
 
 def take_answers(execution: Execution, events: Iterable[AnyEvent], resolved: Resolved) -> Answers:
-    """Return what the answers among some events lead to; an answer to what was not asked leads to nothing."""
+    """Return what the answers among some events lead to; the first answer counts, one to what was not asked does not."""
     answers = Answers([], [])
+    unanswered = {task.id: task for task in execution.pending_activities() if task.id in execution.asked}
     for event in events:
         if not isinstance(event, EventRaised) or event.name != ANSWERED:
             continue
         answer = decode(event.input, resolved)
-        for scheduled in execution.pending_activities():
-            if scheduled.id != answer["task"] or scheduled.id not in execution.asked:
-                continue
-            outcome = answered(scheduled, answer["decision"], answer.get("result"))
-            if outcome is None:
-                answers.to_start.append(scheduled)
-            else:
-                answers.outcomes.append(outcome)
+        scheduled = unanswered.pop(answer["task"], None)
+        if scheduled is None:
+            continue
+        outcome = answered(scheduled, answer["decision"], answer.get("result"))
+        if outcome is None:
+            answers.to_start.append(scheduled)
+        else:
+            answers.outcomes.append(outcome)
     return answers

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar, cast
+
+from perdure.base.errors import UsageError
 
 T = TypeVar("T")
 
@@ -71,6 +74,17 @@ class Task(Generic[T]):
         return [] if self.done else [self.reason]
 
 
+def _require_task(child: object) -> None:
+    if isinstance(child, Task):
+        return
+    if inspect.iscoroutine(child):
+        child.close()
+    raise UsageError(
+        f"when_all and when_any take what the context's methods return, not {child!r}. Call the activities and pass "
+        "their tasks; to run whole helper functions beside each other, make each one an activity"
+    )
+
+
 class _Composite(Task[T]):
     """A task made of others."""
 
@@ -79,6 +93,8 @@ class _Composite(Task[T]):
     def __init__(self, children: Sequence[Task[Any]]) -> None:
         super().__init__()
         self._children = list(children)
+        for child in self._children:
+            _require_task(child)
         for child in self._children:
             if not child.done:
                 child._parents.append(self)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from perdure.base.clock import Clock
-from perdure.base.codec import NOTHING, Resolved, encode
+from perdure.base.codec import Resolved, encode
 from perdure.base.errors import NonDeterminismError, StaleLeaseError, StoreCorruptError, StoreError
 from perdure.base.events import (
     AnyEvent,
@@ -32,7 +32,7 @@ from perdure.base.events import (
 from perdure.base.faults import crash_point
 from perdure.engine.activity import ActivityCall, ActivityRunner
 from perdure.engine.held import Held, WorkerOptions, with_outcomes
-from perdure.engine.replay import NOT_STARTED, Decisions, Execution
+from perdure.engine.replay import NOT_STARTED, STARTED, Decisions, Execution
 from perdure.engine.signals import News, take_answers
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import Episode, HistoryStore, Lease, Park
@@ -146,10 +146,13 @@ class Worker:
     def _start_interrupted(self, held: Held) -> None:
         assert held.execution is not None
         for scheduled in held.execution.pending_activities():
-            if scheduled.id in held.execution.asked or scheduled.id in held.running:
-                continue
-            interrupted = scheduled.id not in held.execution.not_started
-            self._start(held, scheduled, None, interrupted=interrupted)
+            if scheduled.id in held.execution.not_started:
+                held.to_start.append(scheduled)
+            elif scheduled.id not in held.execution.asked:
+                self._start(held, scheduled, None, interrupted=True)
+        if held.to_start:
+            # Recorded before they begin: a crash from then on does interrupt them.
+            held.enqueue(EventRaised(name=STARTED, input=encode([task.id for task in held.to_start]).raw))
 
     async def _stall(self, held: Held, why: str) -> None:
         waits = msgspec.json.encode({"stalled": why}).decode()
@@ -172,6 +175,7 @@ class Worker:
         if held.busy or self.lease is None or self.held.get(held.key) is not held:
             return
         if held.execution is None:
+            held.busy = True
             self._chore(self._reload(held))
             return
         now = self._clock.now()
@@ -184,7 +188,7 @@ class Worker:
             held.to_start.extend(answers.to_start)
             turnout = with_outcomes(turnout, answers.outcomes)
         decisions = held.execution.advance(now, turnout.events, turnout.resolved)
-        park = self._park(held, decisions)
+        park = self._park(held)
         if not decisions.events:
             self._nothing_happened(held, park)
             return
@@ -203,7 +207,8 @@ class Worker:
         self._append(held, episode, decisions)
 
     def _append(self, held: Held, episode: Episode, decisions: Decisions) -> None:
-        if self.lease is not None:
+        # The instance may have gone to another worker while this episode waited for the store.
+        if self.lease is not None and self.held.get(held.key) is held:
             self._store.append(self.lease, episode, partial(self._committed, held, episode, decisions))
 
     def _nothing_happened(self, held: Held, park: Park | None) -> None:
@@ -213,12 +218,12 @@ class Worker:
         else:
             self._chore(self._give_back(held, due=park.due, waits=park.waits, stalled=False))
 
-    def _park(self, held: Held, decisions: Decisions) -> Park | None:
+    def _park(self, held: Held) -> Park | None:
         execution = held.execution
         assert execution is not None
         if execution.completed is not None:
             return Park(status=execution.completed.status)
-        if held.running or held.to_start or any(type(action) is TaskScheduled for action in decisions.actions):
+        if held.running or any(task.id not in execution.asked for task in execution.pending_activities()):
             return None
         waits = msgspec.json.encode(execution.waits()).decode()
         return Park(status=Status.RUNNING, due=execution.next_timer(), waits=waits)
@@ -235,14 +240,16 @@ class Worker:
         held.busy = False
         held.next_seq += 1
         execution = held.execution
-        assert execution is not None
+        if execution is None:
+            # Abandoned while the commit was on its way.
+            return
         if execution.completed is not None:
             self._end(held, execution.completed, decisions.resolved)
         elif episode.park is not None:
             self._set_aside(held, episode.park)
         else:
             self._begin_activities(held, decisions)
-            if self._options.put_away:
+            if self._options.put_away and not self._stopping:
                 execution.close()
                 held.execution = None
             if held.has_news:
@@ -292,7 +299,6 @@ class Worker:
 
     async def _reload(self, held: Held) -> None:
         """Bring back a function that was put away while its activities ran."""
-        held.busy = True
         try:
             rows = (await self._store.load([held.key]))[held.key]
             resolved = await resolve_history(self._store, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -10,9 +11,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from perdure.base.clock import Clock, SystemClock
 from perdure.base.codec import Encoded, Resolved, decode, encode
-from perdure.base.errors import InstanceError, InstanceExistsError, InstanceNotFoundError, RunFailedError, UsageError
+from perdure.base.errors import (
+    InstanceError,
+    InstanceExistsError,
+    InstanceNotFoundError,
+    RunFailedError,
+    StaleLeaseError,
+    StoreError,
+    UsageError,
+)
 from perdure.base.events import (
     AnyEvent,
     EventRaised,
@@ -29,7 +40,7 @@ from perdure.base.faults import crash_point
 from perdure.base.ids import new_instance_id
 from perdure.engine.activity import ActivityRunner
 from perdure.engine.held import Held, WorkerOptions
-from perdure.engine.replay import ANSWERED, RESUMED
+from perdure.engine.replay import ANSWERED, ENGINE_EVENT, RESUMED
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance
@@ -85,6 +96,13 @@ class EmbeddedRuntime:
         await self.store.open()
         if not self._executes:
             return
+        try:
+            await self._open_worker()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
         name = f"{self._app_id}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
@@ -117,7 +135,9 @@ class EmbeddedRuntime:
         if self._worker is not None:
             await self._worker.stop()
             if self._worker.lease is not None:
-                await self.store.leave(self._worker.lease)
+                # A store that cannot take this now frees the instances when it finds the worker gone.
+                with contextlib.suppress(StoreError):
+                    await self.store.leave(self._worker.lease)
             self._worker = None
         if self._activities is not None:
             self._activities.close()
@@ -157,12 +177,21 @@ class EmbeddedRuntime:
             blobs=encoded.blobs,
             lease=lease,
         )
-        await self._accept(new, encoded)
+        if lease is None:
+            await self._accept(new, encoded)
+        else:
+            # A caller that stops waiting must not leave an instance that is this worker's and that it does not know.
+            await asyncio.shield(self._accept(new, encoded))
         return new.instance_id
 
     async def _accept(self, new: NewInstance, encoded: Encoded) -> None:
         crash_point("start.before_commit")
-        started = await self.store.start(new)
+        try:
+            started = await self.store.start(new)
+        except StaleLeaseError:
+            self._note_lease_lost()
+            new = msgspec.structs.replace(new, lease=None)
+            started = await self.store.start(new)
         crash_point("start.after_commit")
         if not started.created:
             _require_same(new, started.workflow, started.events)
@@ -206,6 +235,8 @@ class EmbeddedRuntime:
 
     async def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
         """Send an event to an instance; see :class:`~perdure.ports.runtime.Runtime`."""
+        if name.startswith(ENGINE_EVENT):
+            raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
         encoded = encode(data, f"the data of event {name!r}")
         status = await self._send(instance_id, EventRaised(name=name, input=encoded.raw), encoded)
         if status.finished:
@@ -225,8 +256,10 @@ class EmbeddedRuntime:
             result: what the activity returned, or why it failed.
 
         Raises:
-            UsageError: an unknown decision.
+            UsageError: an unknown decision, or no attempt's id.
         """
+        if not isinstance(task, int):
+            raise UsageError(f"task is {task!r}; use the number that the run's waits show under 'asks'")
         if decision not in {"retry", "completed", "failed"}:
             raise UsageError(f"decision is {decision!r}; use 'retry', 'completed' or 'failed'")
         encoded = encode({"task": task, "decision": decision, "result": result}, "the answer")
@@ -238,6 +271,8 @@ class EmbeddedRuntime:
 
     async def _send(self, instance_id: str, event: AnyEvent, encoded: Encoded | None = None) -> Status:
         crash_point("signal.before_commit")
+        if encoded is not None and encoded.links:
+            raise UsageError("an event cannot carry a conversation; pass its messages")
         blobs = encoded.blobs if encoded is not None else {}
         status = await self.store.signal(instance_id, encode_event(event), blobs)
         crash_point("signal.after_commit")

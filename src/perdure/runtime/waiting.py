@@ -1,4 +1,4 @@
-"""Waits for the end of runs, wherever they end: told at once by this process's worker, otherwise by a look at the store."""
+"""Waits for the end of runs: told at once by this process's worker, otherwise by looking at the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from perdure.base.codec import Resolved
-from perdure.base.errors import InstanceNotFoundError, StoreError
+from perdure.base.errors import InstanceNotFoundError
 from perdure.base.events import ExecutionCompleted
 from perdure.engine.values import resolve
 from perdure.ports.history_store import HistoryStore, InstanceRecord
@@ -73,7 +73,7 @@ class Ends:
             asked = list(self._futures)
             try:
                 await self._settle_finished(asked)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait
                 for instance_id in asked:
                     self._fail(instance_id, error)
             with contextlib.suppress(TimeoutError):

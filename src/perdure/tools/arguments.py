@@ -60,8 +60,7 @@ class Arguments:
             ) from error
         fields = self._model.model_fields.items()
         self._names = {field: str(info.alias) if args_model is None else field for field, info in fields}
-        if args_model is not None:
-            _require_same_names(tool, signature, args_model)
+        _require_same_names(tool, signature, set(self._names.values()))
 
     def read(self, text: str) -> dict[str, Any]:
         """Return the arguments by parameter as plain data, from the JSON text that a model wrote.
@@ -167,17 +166,16 @@ class Arguments:
         return ToolError(sendable(text))
 
 
-def _require_same_names(tool: str, signature: inspect.Signature, args_model: type[BaseModel]) -> None:
-    fields = set(args_model.model_fields)
+def _require_same_names(tool: str, signature: inspect.Signature, declared: set[str]) -> None:
     named = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     is_open = len(named) < len(signature.parameters)
-    strange = set() if is_open else fields - {parameter.name for parameter in named}
-    missing = {parameter.name for parameter in named if parameter.default is parameter.empty} - fields
+    strange = set() if is_open else declared - {parameter.name for parameter in named}
+    missing = {parameter.name for parameter in named if parameter.default is parameter.empty} - declared
     if strange or missing:
         raise UsageError(
-            f"tool {tool!r}: the fields of {args_model.__name__} must be the function's parameters. Fields without a "
-            f"parameter: {', '.join(sorted(strange)) or 'none'}; parameters without a field: "
-            f"{', '.join(sorted(missing)) or 'none'}. Rename or add them on one side."
+            f"tool {tool!r}: its declared arguments must be the function's parameters. Arguments without a parameter: "
+            f"{', '.join(sorted(strange)) or 'none'}; parameters without an argument: "
+            f"{', '.join(sorted(missing)) or 'none'}. Rename or add them on one side, or leave out the alias."
         )
 
 

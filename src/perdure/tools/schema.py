@@ -6,7 +6,6 @@ import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
-from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ def model_from_signature(signature: inspect.Signature) -> type[BaseModel]:
         # Behind an alias, so that a parameter may carry any name, such as _id, json or model_config.
         alias = Field(alias=parameter.name)
         default = ... if parameter.default is parameter.empty else parameter.default
-        if isinstance(default, FieldInfo):
-            fields[f"p{number}"] = Annotated[parameter.annotation, default, alias]
-        else:
-            fields[f"p{number}"] = (Annotated[parameter.annotation, alias], default)
+        fields[f"p{number}"] = (Annotated[parameter.annotation, alias], default)
     config = ConfigDict(extra="allow" if is_open else "forbid", coerce_numbers_to_str=True)
     return create_model("Arguments", __config__=config, **fields)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator
+from types import FunctionType
 from typing import Any
 
 from perdure.base.errors import UsageError
@@ -18,8 +19,14 @@ NAME_ATTRIBUTE = "__perdure_name__"
 
 
 def registered_name(function: Callable[..., Any]) -> str:
-    """Return the name that a function has, or would get, in a registry."""
-    name: str = getattr(function, NAME_ATTRIBUTE, None) or function.__name__
+    """Return the name that a function has, or would get, in a registry.
+
+    Raises:
+        UsageError: it is a callable without a name.
+    """
+    name: str | None = getattr(function, NAME_ATTRIBUTE, None) or getattr(function, "__name__", None)
+    if name is None:
+        raise UsageError(f"{function!r} has no name of its own; wrap it in a function, which a history can find again")
     return name
 
 
@@ -27,6 +34,8 @@ class WorkflowDefinition:
     """A workflow function under its name; ``async def``, generator and plain functions alike."""
 
     def __init__(self, name: str, function: Callable[..., Any], registry: Registry) -> None:
+        if inspect.isasyncgenfunction(function):
+            raise UsageError(f"workflow {name!r} is async and yields; await what its context returns instead of yielding")
         self.name = name
         self.function = function
         self._registry = registry
@@ -45,8 +54,8 @@ class WorkflowDefinition:
 
 
 def _finished(value: Any) -> Generator[Any, Any, Any]:
+    yield from ()
     return value
-    yield  # makes this function a generator
 
 
 class Registry:
@@ -65,8 +74,9 @@ class Registry:
         """
         chosen = name or registered_name(function)
         known = self.workflows.get(chosen)
-        if isinstance(known, WorkflowDefinition) and not _same(known.function, function):
-            raise _taken("workflow", chosen, known.function, function)
+        owner = getattr(known, "function", known)
+        if owner is not None and not _same(owner, function):
+            raise _taken("workflow", chosen, owner, function)
         if known is None:
             self.workflows[chosen] = WorkflowDefinition(chosen, function, self)
         return chosen
@@ -100,19 +110,36 @@ class Registry:
         return self.add_activity(activity)
 
 
-def _same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
-    # A module imported twice (as a script and by name) gives two objects of the same code.
-    if known == function:
+def _same(known: object, function: object) -> bool:
+    # A module imported twice (as a script and by name) gives two objects of the same code. The same code over other
+    # values is another function: what a factory makes, a decorator's wrapper, a method of another object.
+    if known is function or known == function:
         return True
-    here, there = getattr(known, "__code__", None), getattr(function, "__code__", None)
-    return here is not None and there is not None and here == there
+    if not isinstance(known, FunctionType) or not isinstance(function, FunctionType):
+        return False
+    return known.__code__ == function.__code__ and _all_same(_captured(known), _captured(function))
 
 
-def _taken(kind: str, name: str, known: Callable[..., Any], function: Callable[..., Any]) -> UsageError:
+def _captured(function: FunctionType) -> list[object]:
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def _all_same(some: list[object], others: list[object]) -> bool:
+    return len(some) == len(others) and all(_same(one, other) for one, other in zip(some, others, strict=True))
+
+
+def _taken(kind: str, name: str, known: object, function: object) -> UsageError:
     return UsageError(
-        f"the {kind} name {name!r} belongs to {known.__module__}.{known.__qualname__}; give "
-        f"{function.__module__}.{function.__qualname__} another one with @{kind}(name=...)"
+        f"the {kind} name {name!r} belongs to {_place(known)}; give {_place(function)} another one with "
+        f"@{kind}(name=...). Functions that are made anew (by a factory, inside a workflow) and differ in what they "
+        "capture need a name each"
     )
+
+
+def _place(function: object) -> str:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return f"{module}.{name}" if module and name else repr(function)
 
 
 default_registry = Registry()

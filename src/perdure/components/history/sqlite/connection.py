@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from importlib import resources
 from pathlib import Path
 
 from perdure.base.errors import StoreCorruptError, StoreUnavailableError, StoreVersionError
-from perdure.components.history.sqlite.errors import translation
+from perdure.components.history.sqlite.errors import refused, translation
 
 APPLICATION_ID = 0x50657264
 """Marks a database file as Perdure's ("Perd"), as ``PRAGMA application_id`` shows it."""
@@ -33,10 +34,13 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         raise StoreUnavailableError(
             str(path), f"SQLite {sqlite3.sqlite_version} is too old; Python must be built with 3.38 or newer"
         )
+    _check_access(path)
     with translation(str(path)):
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_timeout)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            # Before anything is changed: another program's file stays as it is.
+            _identified_version(connection, str(path), len(migrations()))
+            _switch_to_wal(connection, busy_timeout)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA temp_store = MEMORY")
             connection.execute("PRAGMA cache_size = -16000")
@@ -48,7 +52,33 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def preallocate_log(path: Path) -> None:
+def _check_access(path: Path) -> None:
+    # SQLite opens what it cannot write for reading, and would complain only at the first commit.
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreUnavailableError(
+            str(path), f"the folder {folder} does not exist; create it, or choose another with --store or PERDURE_HOME"
+        )
+    if path.exists() and not os.access(path, os.W_OK):
+        raise refused(str(path), sqlite3.SQLITE_READONLY)
+    if not os.access(folder, os.W_OK):
+        raise refused(str(path), sqlite3.SQLITE_READONLY)
+
+
+def _switch_to_wal(connection: sqlite3.Connection, patience: float) -> None:
+    # SQLite does not wait for a lock while it changes the journal mode; another process may be at the same change.
+    give_up_at = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+        time.sleep(0.01)
+
+
+def preallocate_log(connection: sqlite3.Connection, path: Path) -> None:
     """Give the write-ahead log its full size before it is needed.
 
     Appending to a file makes each flush write the file's new size too, which nearly doubles its time. Zeros at the
@@ -56,20 +86,29 @@ def preallocate_log(path: Path) -> None:
     """
     log = Path(f"{path}-wal")
     try:
+        if log.stat().st_size >= _LOG_BYTES:
+            return
+        # Under the write lock: another process must not append where the zeros go.
+        connection.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.Error):
+        # Slower, but as good: whatever keeps others from writing says so when it matters.
+        return
+    try:
         with log.open("r+b") as file:
             missing = _LOG_BYTES - file.seek(0, os.SEEK_END)
-            if missing > 0:
-                file.write(b"\0" * missing)
-                file.flush()
-                os.fsync(file.fileno())
+            file.write(b"\0" * max(0, missing))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError:
-        # No log to speak of (a read-only place, a full disk): SQLite itself says so when it matters.
+        # A full disk, most likely: SQLite itself says so when it matters.
         return
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def migrations() -> list[str]:
     """Return the migration scripts in order; the n-th one brings a database to schema version n."""
-    folder = resources.files(__package__) / "migrations"
+    folder = resources.files("perdure.components.history.sqlite") / "migrations"
     return [entry.read_text() for entry in sorted(folder.iterdir(), key=lambda e: e.name) if entry.name.endswith("sql")]
 
 
@@ -95,14 +134,21 @@ def migrate(connection: sqlite3.Connection, store: str) -> None:
             connection.execute(f"PRAGMA user_version = {len(scripts)}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
 
 
 def _identified_version(connection: sqlite3.Connection, store: str, newest: int) -> int:
-    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    # A savepoint, so that all is read as of one moment while another process migrates.
+    connection.execute("SAVEPOINT identity")
+    try:
+        application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    finally:
+        if connection.in_transaction:
+            connection.execute("RELEASE identity")
     if application != APPLICATION_ID and (tables or application):
         raise StoreCorruptError(store, "this is another program's SQLite database; choose another file with --store")
     if version > newest:

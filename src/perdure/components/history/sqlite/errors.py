@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from perdure.base import errors
@@ -17,14 +17,18 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     sqlite3.SQLITE_FULL: (errors.StoreFullError, "the disk is full; free some space, nothing acknowledged is lost"),
     sqlite3.SQLITE_READONLY: (
         errors.StoreReadOnlyError,
-        "the database cannot be written; check the permissions of the file and its folder, or choose another with "
-        "--store or PERDURE_HOME",
+        (
+            "the database cannot be written; check the permissions of the file and its folder, or choose another with "
+            "--store or PERDURE_HOME"
+        ),
     ),
     sqlite3.SQLITE_PERM: (errors.StoreReadOnlyError, "access to the database is denied; check its permissions"),
     sqlite3.SQLITE_CANTOPEN: (
         errors.StoreUnavailableError,
-        "the database cannot be opened; check that its folder exists and is writable, or choose another with --store "
-        "or PERDURE_HOME",
+        (
+            "the database cannot be opened; check that its folder exists and is writable, or choose another with "
+            "--store or PERDURE_HOME"
+        ),
     ),
     sqlite3.SQLITE_CONSTRAINT: (
         errors.StaleLeaseError,
@@ -41,6 +45,12 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
 }
 
 
+def refused(store: str, code: int) -> errors.StoreError:
+    """Return the Perdure error for a result code of SQLite."""
+    kind, message = _BY_CODE[code]
+    return kind(store, message)
+
+
 def translated(store: str, error: sqlite3.Error) -> errors.StoreError:
     """Return the Perdure error that an error of SQLite stands for."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -49,7 +59,7 @@ def translated(store: str, error: sqlite3.Error) -> errors.StoreError:
 
 
 @contextmanager
-def translation(store: str) -> Iterator[None]:
+def translation(store: str) -> Generator[None]:
     """Raise Perdure's errors instead of SQLite's inside the block."""
     try:
         yield

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import secrets
+import sys
 from pathlib import Path
 
-HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
-"""Whether the platform has kernel locks; one without relies on the time limit alone."""
-
-if HAS_FLOCK:
+if sys.platform != "win32":
     import fcntl
 
 
@@ -21,7 +18,8 @@ class WorkerLock:
         """Create and lock a file of its own for one worker."""
         self.path = Path(f"{database}-worker-{secrets.token_hex(6)}")
         self._file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        if HAS_FLOCK:
+        # A platform without kernel locks relies on the time limit alone.
+        if sys.platform != "win32":
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
@@ -32,7 +30,7 @@ class WorkerLock:
 
 def is_abandoned(path: str) -> bool:
     """Whether the process that held this lock file is gone."""
-    if not HAS_FLOCK:  # pragma: no cover
+    if sys.platform == "win32":  # pragma: no cover
         return False
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -47,3 +45,8 @@ def is_abandoned(path: str) -> bool:
     finally:
         os.close(file)
     return True
+
+
+def remove_lock(path: str) -> None:
+    """Remove the lock file that a dead worker left."""
+    Path(path).unlink(missing_ok=True)

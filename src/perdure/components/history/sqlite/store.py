@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +16,12 @@ import msgspec
 
 from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
-from perdure.base.events import HistoryRow, Status, decode_events
+from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.components.history.sqlite.connection import connect, migrate, preallocate_log
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
-from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned
+from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
     NO_BLOBS,
@@ -39,14 +41,14 @@ UPDATE instance SET owner = :token, due = coalesce(due, 0)
 WHERE key IN (
     SELECT key FROM instance INDEXED BY instance_due
     WHERE owner IS NULL AND due <= :now AND workflow IN (SELECT value FROM json_each(:workflows))
-    ORDER BY due LIMIT :limit
+    ORDER BY due, key LIMIT :limit
 )
 RETURNING key
 """
 _CLAIMED = """
 SELECT json_group_array(json_array(
-    key, id, workflow, (SELECT max(seq) + 1 FROM history WHERE history.instance = instance.key)
-)) FROM instance WHERE key IN (SELECT value FROM json_each(?))
+    key, id, workflow, (SELECT max(seq) + 1 FROM history WHERE history.instance = taken.key)
+)) FROM (SELECT * FROM instance WHERE key IN (SELECT value FROM json_each(?)) ORDER BY due, key) AS taken
 """
 _SIGNALS = """
 SELECT json_group_array(json_array(pos, instance, event))
@@ -58,7 +60,7 @@ FROM (SELECT * FROM inbox ORDER BY pos) AS inbox
 JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
 """
 _HISTORY = """
-SELECT json_group_array(json_array(instance, seq, at, events))
+SELECT json_group_array(json_array(instance, seq, format('%!.17g', at), events))
 FROM (SELECT * FROM history WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY instance, seq)
 """
 _RELEASE = """
@@ -107,7 +109,7 @@ class SQLiteHistoryStore:
         self._connections.append(writing)
         try:
             migrate(writing, self.name)
-            preallocate_log(self._path)
+            preallocate_log(writing, self._path)
             self._reader = connect(self._path, busy_timeout=self._busy_timeout)
             self._connections.append(self._reader)
         except BaseException:
@@ -198,7 +200,7 @@ class SQLiteHistoryStore:
         tokens = [token for token, _ in found]
         freed = await self._change(lambda connection: _end_leases(connection, tokens, recovered=True))
         for _, lock_file in found:
-            Path(lock_file).unlink(missing_ok=True)
+            remove_lock(lock_file)
         return freed
 
     def _renew(self, connection: sqlite3.Connection) -> None:
@@ -229,10 +231,12 @@ class SQLiteHistoryStore:
     async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
         """Give an instance back without a history row."""
 
-        def give_back(connection: sqlite3.Connection) -> None:
+        def give_back(connection: sqlite3.Connection) -> StaleLeaseError | None:
             parameters = {"due": due, "waits": waits, "stalled": stalled, "key": key, "token": lease.token}
-            if connection.execute(_RELEASE, parameters).rowcount != 1:
-                raise StaleLeaseError(self.name, f"instance {key} does not belong to worker {lease.worker!r} any more")
+            if connection.execute(_RELEASE, parameters).rowcount == 1:
+                return None
+            # Returned, not raised: what was refused must not roll the rest of its group back.
+            return StaleLeaseError(self.name, f"instance {key} does not belong to worker {lease.worker!r} any more")
 
         await self._change(give_back)
 
@@ -247,21 +251,23 @@ class SQLiteHistoryStore:
         """Take over due instances that nobody owns."""
         names = msgspec.json.encode(list(workflows)).decode()
 
-        def take(connection: sqlite3.Connection) -> list[Claimed]:
+        def take(connection: sqlite3.Connection) -> list[Claimed] | StaleLeaseError:
             if connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is None:
-                raise StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} was taken over")
+                # Returned, not raised: what was refused must not roll the rest of its group back.
+                return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} was taken over")
             parameters = {"token": lease.token, "now": now, "workflows": names, "limit": limit}
             keys = [row[0] for row in connection.execute(_CLAIM, parameters)]
             return _claimed(connection, keys) if keys else []
 
-        return await self._change(take)
+        claimed: list[Claimed] = await self._writing().request(Run(take))
+        return claimed
 
     async def inbox(self, lease: Lease) -> list[Signal]:
         """Return the signals of the lease's instances."""
 
         def query(connection: sqlite3.Connection) -> list[Signal]:
             text = connection.execute(_OWNED_SIGNALS, (lease.token,)).fetchone()[0]
-            return [Signal(*row) for row in msgspec.json.decode(text)]
+            return sorted((Signal(*row) for row in msgspec.json.decode(text)), key=attrgetter("position"))
 
         return await self._read(query)
 
@@ -286,10 +292,18 @@ class SQLiteHistoryStore:
             text = connection.execute(_HISTORY, (msgspec.json.encode(list(keys)).decode(),)).fetchone()[0]
             histories: dict[int, list[HistoryRow]] = {key: [] for key in keys}
             for key, seq, at, events in msgspec.json.decode(text):
-                histories[key].append(HistoryRow(seq, at, decode_events(events)))
+                histories[key].append(HistoryRow(seq, float(at), self._decoded(key, events)))
             return histories
 
         return await self._read(query)
+
+    def _decoded(self, key: int, events: str) -> tuple[AnyEvent, ...]:
+        try:
+            return decode_events(events)
+        except msgspec.MsgspecError as error:
+            raise StoreCorruptError(
+                self.name, f"the history of instance {key} is damaged ({error}); restore a backup"
+            ) from error
 
     async def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
         """Return contents, each checked against its digest."""
@@ -297,7 +311,10 @@ class SQLiteHistoryStore:
             return {}
         statement = "SELECT digest, encoding, content FROM blob WHERE digest IN (SELECT value FROM json_each(?))"
         parameter = msgspec.json.encode(list(digests)).decode()
-        found = await self._read(lambda connection: blob_contents(connection.execute(statement, (parameter,))))
+        try:
+            found = await self._read(lambda connection: blob_contents(connection.execute(statement, (parameter,))))
+        except zlib.error as error:
+            raise StoreCorruptError(self.name, f"some content is damaged ({error}); restore a backup") from error
         for address in digests:
             if address not in found or digest(found[address]) != address:
                 raise StoreCorruptError(self.name, f"the content {address} is missing or damaged; restore a backup")
@@ -330,7 +347,7 @@ class SQLiteHistoryStore:
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""
         parameter = msgspec.json.encode(list(instance_ids)).decode()
-        statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"
+        statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
 
         def query(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
             return {row[1]: _record(row) for row in connection.execute(statement, (parameter,))}

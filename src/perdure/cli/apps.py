@@ -1,0 +1,122 @@
+"""Finds the agent that an APP argument means: ``app.py``, ``app.py:name``, ``package.module`` or ``package.module:name``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from perdure.agents.agent import DurableAgent
+from perdure.base.errors import PerdureError, UsageError
+
+
+def load_agent(app: str) -> DurableAgent:
+    """Return the agent that an APP argument means.
+
+    Raises:
+        UsageError: no such file or module, it cannot be imported, or it does not hold exactly one agent; the message
+            lists what was found.
+    """
+    place, name = _parted(app)
+    module = _module_of(place)
+    agents = agents_of(vars(module))
+    if name is not None:
+        if name in agents:
+            return agents[name]
+        held = f"it holds {vars(module)[name]!r:.80}" if name in vars(module) else "there is no such name"
+        raise UsageError(f"{place}:{name} is no DurableAgent: {held}. {_found(place, agents)}")
+    distinct = {id(agent): key for key, agent in agents.items()}
+    if len(distinct) == 1:
+        return next(iter(agents.values()))
+    if agents:
+        raise UsageError(f"{place} holds several agents: say which one. {_found(place, agents)}")
+    raise UsageError(f"{place} holds no DurableAgent in its globals. {_instead(vars(module))}")
+
+
+def agents_of(names: Mapping[str, object]) -> dict[str, DurableAgent]:
+    """Return the agents among some globals, by name."""
+    return {name: value for name, value in names.items() if isinstance(value, DurableAgent)}
+
+
+def _parted(app: str) -> tuple[str, str | None]:
+    place, colon, name = app.rpartition(":")
+    return (place, name) if colon and name.isidentifier() else (app, None)
+
+
+def _found(place: str, agents: Mapping[str, DurableAgent]) -> str:
+    if not agents:
+        return "It holds no agent at all."
+    listed = ", ".join(f"{place}:{key} ({agent.name})" for key, agent in agents.items())
+    return f"Found: {listed}"
+
+
+def _instead(names: Mapping[str, object]) -> str:
+    classes = [name for name, value in names.items() if _is_own_subclass(value)]
+    if classes:
+        return f"The class {classes[0]} is one: make an instance, agent = {classes[0]}()"
+    public = [name for name in names if not name.startswith("_")]
+    return f"Found: {', '.join(public[:12]) or 'nothing'}. Write: agent = DurableAgent(name='...', ...)"
+
+
+def _is_own_subclass(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, DurableAgent) and value is not DurableAgent
+
+
+def _module_of(place: str) -> ModuleType:
+    path = Path(place)
+    if path.suffix != ".py" and not path.exists():
+        return _imported(place)
+    if not path.is_file():
+        here = sorted(found.name for found in (path if path.is_dir() else path.parent).glob("*.py"))
+        raise UsageError(f"there is no file {place}. Python files there: {', '.join(here[:12]) or 'none'}")
+    return _executed(path)
+
+
+def _imported(name: str) -> ModuleType:
+    _make_importable(Path.cwd())
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise UsageError(f"there is no file and no module {name!r}; give a Python file, such as app.py")
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise _unloadable(name, error) from error
+
+
+def _executed(path: Path) -> ModuleType:
+    _make_importable(path.resolve().parent)
+    # Under its own name, so that what the file defines is found again by that name; never over a module that exists.
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"perdure_app_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file; give one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _unloadable(str(path), error) from error
+    return module
+
+
+def _make_importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _unloadable(place: str, error: BaseException) -> UsageError:
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}, line {error.lineno})"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).name == Path(place).name]
+        where = f" ({place}, line {own[-1].lineno})" if own else ""
+    text = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
+    return UsageError(f"{place} could not be loaded: {text}{where}")

@@ -1,0 +1,93 @@
+"""How a run stands, in words: who executes it, what it waits for, what helps."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.base.events import Status
+from perdure.cli.formats import duration, shortened
+from perdure.ports.history_store import InstanceRecord
+from perdure.runtime.inspect import Inspection, agent_of
+
+State = Literal["finished", "executing", "ready", "asks", "stalled", "waiting"]
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """How a run stands.
+
+    Attributes:
+        state: "ready" for one that could go on and that nobody executes.
+        reason: why it is not moving, or how it ended.
+    """
+
+    state: State
+    reason: str
+
+    @property
+    def needs_human(self) -> bool:
+        """Whether it goes on only after ``perdure runs resume``."""
+        return self.state in {"asks", "stalled"}
+
+
+def standing(record: InstanceRecord, now: float, inspection: Inspection | None = None) -> Standing:
+    """Return how a run stands.
+
+    Args:
+        record: what the store knows of it.
+        now: seconds since the epoch.
+        inspection: the run itself, which knows the names of interrupted calls and the reason of a failure.
+    """
+    if record.status.finished:
+        return Standing("finished", _end(record, inspection))
+    if record.owner is not None:
+        return Standing("executing", f"executed by {record.owner}")
+    if record.due is not None and record.due <= now:
+        return Standing("ready", "waits for its app to run")
+    waits: dict[str, Any] = msgspec.json.decode(record.waits) if record.waits else {}
+    if "stalled" in waits:
+        return Standing("stalled", f"stalled: {waits['stalled']}")
+    if "asks" in waits:
+        return Standing("asks", _asks(waits["asks"], inspection))
+    return Standing("waiting", _waits(waits, now) or "waits for its app to run")
+
+
+def owner_name(workflow: str) -> str:
+    """Return the name that people know a run's code by: its agent's, or the workflow's."""
+    return agent_of(workflow) or workflow
+
+
+def _end(record: InstanceRecord, inspection: Inspection | None) -> str:
+    failure = None if inspection is None or inspection.end is None else inspection.end.entry.failure
+    if failure is None:
+        return ""
+    if record.status is Status.TERMINATED:
+        return f"cancelled: {failure.message}" if failure.message else "cancelled"
+    return f"{failure.error_type}: {failure.message}"
+
+
+def _asks(asked: list[dict[str, Any]], inspection: Inspection | None) -> str:
+    names = {attempt.task: step.name for step in _steps(inspection) for attempt in step.entry.attempts}
+    listed = [f"{names.get(ask['task'], ask['activity'])} (task {ask['task']})" for ask in asked]
+    return f"asks you what became of {', '.join(listed)}"
+
+
+def _steps(inspection: Inspection | None) -> Any:
+    return () if inspection is None else inspection.steps
+
+
+def _waits(waits: dict[str, Any], now: float) -> str:
+    found: list[str] = [f"event {name!r}" for name in waits.get("events", ())]
+    for retry in waits.get("retries", ()):
+        wait = duration(max(0.0, retry["at"] - now))
+        found.append(f"attempt {retry['attempt']} of {_activity(retry['activity'])} in {wait}")
+    if "timer" in waits:
+        found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}")
+    if "stuck" in waits:
+        found.append(f"stuck on {shortened(str(waits['stuck']), 80)}")
+    return "waits for " + " or ".join(found) if found else ""
+
+
+def _activity(name: str) -> str:
+    return {"call_llm": "the model call", "run_tool": "a tool call"}.get(name.rpartition(".")[2], name)

@@ -1,0 +1,417 @@
+"""The history store on plain dicts: the port's rules without a file, for tests and for runs that may be forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import islice
+from operator import attrgetter
+from types import CoroutineType
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from perdure.base.codec import ConversationKey, Link
+from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
+from perdure.base.events import HistoryRow, Status, decode_events
+from perdure.base.ids import digest
+from perdure.ports.history_store import (
+    NO_BLOBS,
+    Claimed,
+    Episode,
+    InstanceRecord,
+    Lease,
+    NewInstance,
+    Signal,
+    Started,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Instance:
+    """One instance with its history and its inbox."""
+
+    def __init__(self, key: int, new: NewInstance) -> None:
+        self.key = key
+        self.instance_id, self.app_id, self.workflow = new.instance_id, new.app_id, new.workflow
+        self.status = Status.RUNNING
+        self.created_at = new.at
+        self.finished_at: float | None = None
+        self.owner: int | None = None
+        self.due: float | None = new.at
+        self.waits: str | None = None
+        self.recoveries = 0
+        self.rows: list[tuple[float, str]] = [(new.at, new.events)]
+        self.inbox: dict[int, str] = {}
+
+    def signals(self) -> tuple[Signal, ...]:
+        return tuple(Signal(position, self.key, event) for position, event in self.inbox.items())
+
+
+class _DueQueue:
+    """Instances of one workflow without owner, the longest due first.
+
+    An entry is good while its instance has no owner and is due when the entry says; others are dropped when seen.
+    """
+
+    def __init__(self, instances: list[_Instance]) -> None:
+        self._instances = instances
+        self._heap: list[tuple[float, int]] = []
+        self._sweep_at = 64
+
+    def push(self, instance: _Instance) -> None:
+        if instance.due is None:
+            return
+        heapq.heappush(self._heap, (instance.due, instance.key))
+        if len(self._heap) > self._sweep_at:
+            # Timers that signals overtook again and again must not pile up.
+            self._heap = sorted({entry for entry in self._heap if self._is_good(entry)})
+            self._sweep_at = 2 * len(self._heap) + 64
+
+    def first(self) -> tuple[float, int] | None:
+        while self._heap and not self._is_good(self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def _is_good(self, entry: tuple[float, int]) -> bool:
+        instance = self._instances[entry[1] - 1]
+        return instance.owner is None and instance.due == entry[0]
+
+
+def _answered(
+    call: Callable[Concatenate[MemoryHistoryStore, P], T],
+) -> Callable[Concatenate[MemoryHistoryStore, P], CoroutineType[Any, Any, T]]:
+    """Make a method a coroutine that answers in a later turn of the event loop, as one that waits for a disk does."""
+
+    async def answer(store: MemoryHistoryStore, *args: P.args, **kwargs: P.kwargs) -> T:
+        store._require_open()
+        try:
+            return call(store, *args, **kwargs)
+        finally:
+            await asyncio.sleep(0)
+
+    functools.update_wrapper(answer, call)
+    return cast("Callable[Concatenate[MemoryHistoryStore, P], CoroutineType[Any, Any, T]]", answer)
+
+
+class MemoryHistoryStore:
+    """A history store in this process's memory.
+
+    Several runtimes may share one. It is open until each has closed it; what it keeps survives that, so that closing
+    and opening it again is a restart.
+
+    Args:
+        name: what people see in messages.
+    """
+
+    def __init__(self, name: str = "memory") -> None:
+        self._name = name
+        self._users = 0
+        self._version = 0
+        self._last_token = 0
+        self._last_position = 0
+        self._live: dict[int, Lease] = {}
+        self._dead: dict[int, Lease] = {}
+        self._owned: dict[int, set[int]] = {}
+        self._instances: list[_Instance] = []
+        self._by_id: dict[str, _Instance] = {}
+        self._signalled: set[int] = set()
+        self._due: dict[str, _DueQueue] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._links: dict[ConversationKey, Link] = {}
+
+    @property
+    def name(self) -> str:
+        """The name it was given."""
+        return self._name
+
+    async def open(self) -> None:
+        """Make the store usable for one more user."""
+        self._users += 1
+
+    async def close(self) -> None:
+        """End one use; after the last one, the leases that nobody left are those of dead workers."""
+        self._users = max(0, self._users - 1)
+        if self._users == 0:
+            self._dead.update(self._live)
+            self._live.clear()
+        await asyncio.sleep(0)
+
+    def _require_open(self) -> None:
+        if self._users == 0:
+            raise StoreUnavailableError(self._name, "the store is not open")
+
+    # -- leases
+
+    @_answered
+    def join(self, worker: str) -> Lease:
+        """Register a worker."""
+        self._last_token += 1
+        self._version += 1
+        lease = self._live[self._last_token] = Lease(self._last_token, worker)
+        self._owned[lease.token] = set()
+        return lease
+
+    def kill(self, lease: Lease) -> None:
+        """Let the worker of a lease be dead: its commits are refused, and the next :meth:`reap` frees what it owned."""
+        if self._live.pop(lease.token, None) is not None:
+            self._dead[lease.token] = lease
+
+    @_answered
+    def leave(self, lease: Lease) -> None:
+        """End a lease; its instances are free at once. A dead worker leaves nothing: that is for :meth:`reap`."""
+        if self._live.pop(lease.token, None) is not None:
+            self._free_all(lease, recovered=False)
+
+    @_answered
+    def reap(self) -> int:
+        """Free the instances of dead workers."""
+        dead, self._dead = self._dead, {}
+        return sum(self._free_all(lease, recovered=True) for lease in dead.values())
+
+    def _free_all(self, lease: Lease, *, recovered: bool) -> int:
+        keys = sorted(self._owned.pop(lease.token, ()))
+        for key in keys:
+            instance = self._instances[key - 1]
+            instance.recoveries += int(recovered)
+            instance.owner = None
+            self._queue(instance)
+        self._version += 1
+        return len(keys)
+
+    def _require_live(self, lease: Lease) -> None:
+        if lease.token not in self._live:
+            raise StaleLeaseError(
+                self._name, f"the lease of worker {lease.worker!r} (token {lease.token}) was taken over"
+            )
+
+    def _owned_by(self, lease: Lease, key: int) -> _Instance:
+        self._require_live(lease)
+        if key not in self._owned[lease.token]:
+            raise StaleLeaseError(self._name, f"instance {key} does not belong to worker {lease.worker!r} any more")
+        return self._instances[key - 1]
+
+    # -- changes
+
+    def _own(self, instance: _Instance, lease: Lease) -> None:
+        instance.owner = lease.token
+        self._owned[lease.token].add(instance.key)
+
+    def _disown(self, instance: _Instance, due: float | None) -> None:
+        if instance.owner is not None:
+            self._owned[instance.owner].discard(instance.key)
+        instance.owner, instance.due = None, due
+        self._queue(instance)
+
+    def _queue(self, instance: _Instance) -> None:
+        self._due.setdefault(instance.workflow, _DueQueue(self._instances)).push(instance)
+
+    def _keep(self, blobs: Mapping[str, bytes]) -> None:
+        for address, content in blobs.items():
+            self._blobs.setdefault(address, content)
+
+    @_answered
+    def start(self, new: NewInstance) -> Started:
+        """Accept an instance, or find the one that has its id already."""
+        if new.lease is not None:
+            self._require_live(new.lease)
+        found = self._by_id.get(new.instance_id)
+        created = found is None
+        if found is None:
+            self._version += 1
+            found = self._by_id[new.instance_id] = _Instance(len(self._instances) + 1, new)
+            self._instances.append(found)
+            self._keep(new.blobs)
+            if new.lease is not None:
+                self._own(found, new.lease)
+            self._queue(found)
+        return Started(key=found.key, created=created, workflow=found.workflow, events=found.rows[0][1])
+
+    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+        """Add an episode; ``done`` is called in a later turn of the event loop."""
+        self._require_open()
+        loop = asyncio.get_running_loop()
+        try:
+            self._append(lease, episode)
+        except StaleLeaseError as error:
+            loop.call_soon(done, error)
+        else:
+            loop.call_soon(done, None)
+
+    def _append(self, lease: Lease, episode: Episode) -> None:
+        instance = self._owned_by(lease, episode.key)
+        if episode.seq != len(instance.rows):
+            raise StaleLeaseError(
+                self._name, "another worker has written this part of the history; the commit is refused"
+            )
+        self._version += 1
+        instance.rows.append((episode.at, episode.events))
+        self._keep(episode.blobs)
+        for link in episode.links:
+            self._links.setdefault((link.root, link.depth, link.digest), link)
+        for position in episode.consumed:
+            instance.inbox.pop(position, None)
+        park = episode.park
+        if park is not None:
+            instance.status, instance.waits = park.status, park.waits
+            if park.status.finished:
+                instance.finished_at = episode.at
+                instance.inbox.clear()
+            due = None if park.status.finished else park.due
+            self._disown(instance, 0.0 if instance.inbox else due)
+        if not instance.inbox:
+            self._signalled.discard(instance.key)
+
+    @_answered
+    def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+        """Give an instance back without a history row."""
+        instance = self._owned_by(lease, key)
+        self._version += 1
+        instance.waits = waits
+        self._disown(instance, 0.0 if instance.inbox and not stalled else due)
+
+    @_answered
+    def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
+        """Put an event into an inbox."""
+        instance = self._by_id.get(instance_id)
+        if instance is None or instance.status.finished:
+            return None if instance is None else instance.status
+        self._version += 1
+        self._last_position += 1
+        self._keep(blobs)
+        instance.inbox[self._last_position] = event
+        self._signalled.add(instance.key)
+        if instance.owner is None and (instance.due is None or instance.due > 0):
+            instance.due = 0.0
+            self._queue(instance)
+        return instance.status
+
+    @_answered
+    def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+        """Take over due instances that nobody owns."""
+        self._require_live(lease)
+        queues = [self._due[name] for name in workflows if name in self._due]
+        heads = [(*first, queue) for queue in queues if (first := queue.first()) is not None]
+        heapq.heapify(heads)
+        taken: list[_Instance] = []
+        while heads and heads[0][0] <= now and len(taken) < limit:
+            _, key, queue = heads[0]
+            taken.append(self._instances[key - 1])
+            self._own(taken[-1], lease)
+            following = queue.first()
+            if following is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (*following, queue))
+        self._version += bool(taken)
+        return [
+            Claimed(
+                key=one.key,
+                instance_id=one.instance_id,
+                workflow=one.workflow,
+                next_seq=len(one.rows),
+                signals=one.signals(),
+            )
+            for one in taken
+        ]
+
+    # -- looking
+
+    @_answered
+    def inbox(self, lease: Lease) -> list[Signal]:
+        """Return the signals of the lease's instances."""
+        keys = self._owned.get(lease.token, set()) & self._signalled
+        return sorted(
+            (signal for key in keys for signal in self._instances[key - 1].signals()), key=attrgetter("position")
+        )
+
+    @_answered
+    def next_due(self, workflows: Collection[str]) -> float | None:
+        """Return the earliest time at which an instance without owner wants attention."""
+        heads = (self._due[name].first() for name in workflows if name in self._due)
+        return min((head[0] for head in heads if head is not None), default=None)
+
+    @_answered
+    def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
+        """Return whole histories."""
+        rows = {key: self._instances[key - 1].rows if 0 < key <= len(self._instances) else [] for key in keys}
+        return {
+            key: [HistoryRow(seq, at, decode_events(events)) for seq, (at, events) in enumerate(history)]
+            for key, history in rows.items()
+        }
+
+    @_answered
+    def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
+        """Return contents, each checked against its digest."""
+        found = {address: self._blobs[address] for address in digests if address in self._blobs}
+        for address in digests:
+            if address not in found or digest(found[address]) != address:
+                raise StoreCorruptError(self._name, f"the content {address} is missing or damaged")
+        return found
+
+    @_answered
+    def conversation(self, key: ConversationKey) -> list[Link]:
+        """Return the links of a conversation, walked back from its last one."""
+        root, depth, wanted = key
+        chain: list[Link] = []
+        for place in range(depth, 0, -1):
+            link = self._links.get((root, place, wanted))
+            if link is None:
+                raise StoreCorruptError(self._name, f"link {place} of conversation {root!r} is missing")
+            chain.append(link)
+            wanted = link.parent
+        return chain[::-1]
+
+    @_answered
+    def find(self, instance_id: str) -> InstanceRecord | None:
+        """Return one instance, or None."""
+        return next(self._records([instance_id]), None)
+
+    @_answered
+    def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, by id."""
+        return {record.instance_id: record for record in self._records(instance_ids)}
+
+    def _records(self, instance_ids: Iterable[str]) -> Iterator[InstanceRecord]:
+        found = (self._by_id.get(name) for name in instance_ids)
+        return (self._record(one) for one in found if one is not None)
+
+    @_answered
+    def instances(
+        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
+    ) -> list[InstanceRecord]:
+        """Return a page of instances, the newest first."""
+        end = len(self._instances) if before is None else min(before - 1, len(self._instances))
+        newest_first = (self._instances[place] for place in range(end - 1, -1, -1))
+        chosen = (one for one in newest_first if status in (None, one.status) and workflow in (None, one.workflow))
+        return [self._record(one) for one in islice(chosen, limit)]
+
+    @_answered
+    def version(self) -> int:
+        """Return how many changes there were."""
+        return self._version
+
+    @_answered
+    def check(self) -> dict[str, Any]:
+        """Count what there is."""
+        counts = Counter(str(one.status) for one in self._instances)
+        return {"instances": dict(counts), "workers": len(self._live) + len(self._dead)}
+
+    def _record(self, one: _Instance) -> InstanceRecord:
+        lease = None if one.owner is None else self._live.get(one.owner) or self._dead[one.owner]
+        return InstanceRecord(
+            key=one.key,
+            instance_id=one.instance_id,
+            app_id=one.app_id,
+            workflow=one.workflow,
+            status=one.status,
+            created_at=one.created_at,
+            finished_at=one.finished_at,
+            owner=None if lease is None else lease.worker,
+            due=one.due,
+            waits=one.waits,
+            recoveries=one.recoveries,
+        )
