@@ -112,14 +112,7 @@ def test_a_reconcile_function_may_find_that_it_did_not(bench, interrupted, paid)
     assert paid() == ["paid 7", "paid 7"]
 
 
-def test_a_reconcile_function_with_another_answer_is_an_error_that_the_model_is_told(bench, interrupted, paid) -> None:
-    agent = interrupted(wrong_answer)
-    bench.run(agent, {"task": "pay"}, instance_id="payment")
-    assert "interrupted.completed(result)" in tool_text(agent)
-    assert paid() == ["paid 7"]
-
-
-@pytest.mark.parametrize("on_crash", ["ask", nobody_knows])
+@pytest.mark.parametrize("on_crash", ["ask", nobody_knows, wrong_answer])
 @pytest.mark.parametrize(
     ("decision", "result", "told", "payments"),
     [

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from perdure.base.errors import ToolError, UsageError
 from perdure.ports.chat_model import ToolDefinition
@@ -309,10 +309,20 @@ def test_an_args_model_must_be_a_model_with_the_fields_that_the_function_takes()
     class Wrong(BaseModel):
         colour: str
 
-    with pytest.raises(UsageError, match="Fields without a parameter: colour; parameters without a field: left"):
+    with pytest.raises(UsageError, match="Arguments without a parameter: colour; parameters without an argument: left"):
         _ = FunctionTool(multiply, args_model=Wrong).definition
     with pytest.raises(UsageError, match="which is not a pydantic model"):
         _ = FunctionTool(multiply, args_model=dict).definition  # type: ignore[arg-type]
+
+
+def test_an_alias_that_hides_a_parameter_is_refused():
+    @tool
+    def find(query: str = Field(default="", alias="q")) -> str:
+        """Find."""
+        return query
+
+    with pytest.raises(UsageError, match=r"Arguments without a parameter: q; .* leave out the alias"):
+        _ = find.definition
 
 
 def test_importing_the_tools_and_declaring_one_does_not_import_pydantic():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from docstring_parser import compose, parse
+from docstring_parser.common import DocstringParam, DocstringRaises
+
 
 class Documentation(NamedTuple):
     """A docstring, taken apart.
@@ -30,9 +33,6 @@ def read_docstring(text: str) -> Documentation:
 
 
 def _parsed(text: str) -> Documentation:
-    from docstring_parser import compose, parse  # noqa: PLC0415
-    from docstring_parser.common import DocstringParam, DocstringRaises  # noqa: PLC0415
-
     docstring = parse(text)
     parameters = {
         name.strip(): " ".join(parameter.description.split())

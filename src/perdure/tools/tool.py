@@ -24,13 +24,13 @@ from perdure.base.errors import UsageError
 from perdure.base.ids import sanitized_name
 from perdure.ports.chat_model import ToolDefinition
 from perdure.ports.toolset import OnCrash, Tool
-from perdure.tools.docstring import Documentation, read_docstring
 from perdure.tools.signature import docstring_of, function_of, name_of, signature_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from perdure.tools.arguments import Arguments
+    from perdure.tools.docstring import Documentation
 
 P = ParamSpec("P")
 Rest = ParamSpec("Rest")
@@ -62,6 +62,8 @@ class _Blueprint:
 
     @functools.cached_property
     def documentation(self) -> Documentation:
+        from perdure.tools.docstring import read_docstring  # noqa: PLC0415 - on first use, as below
+
         return read_docstring(self.docstring)
 
     @functools.cached_property
