@@ -80,7 +80,7 @@ class Scheduler:
             except StoreError as error:
                 _log.warning("the store does not answer, trying again: %s", error)
                 await asyncio.sleep(self._options.reap)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, the other instances are to be supplied
                 _log.exception("instances could not be taken up, trying again")
                 await asyncio.sleep(self._options.reap)
             await self._pause()
@@ -89,8 +89,10 @@ class Scheduler:
         wait = self._options.poll
         if self._planned is not None:
             wait = min(wait, max(0.0, self._planned - self._clock.now()))
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which the time is up.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._news.wait()
 
     async def _round(self) -> None:
         if self._lease_lost:

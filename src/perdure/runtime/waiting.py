@@ -76,8 +76,10 @@ class Ends:
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait
                 for instance_id in asked:
                     self._fail(instance_id, error)
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which the time is up.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._fresh.wait(), _LOOK_AGAIN)
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await self._fresh.wait()
 
     async def _settle_finished(self, asked: list[str]) -> None:
         records = await self._store.find_all(asked)
