@@ -308,14 +308,10 @@ def blob_references(raw: bytes | str) -> set[str]:
     return {found[1].decode() for found in _REFERENCE.findall(content)}
 
 
-def nested_references(raw: bytes | str, blobs: Mapping[str, bytes]) -> set[str]:
-    """Return the digests that ``raw`` refers to through spilled values already at hand."""
+def spilled_values(raw: bytes | str, blobs: Mapping[str, bytes]) -> list[bytes]:
+    """Return those blobs of an encoded value that are themselves encoded values, and may refer to others."""
     content = raw.encode() if isinstance(raw, str) else bytes(raw)
-    wanted: set[str] = set()
-    for kind, address in _REFERENCE.findall(content):
-        if kind == b"value":
-            wanted |= blob_references(blobs[address.decode()])
-    return wanted
+    return [blobs[address.decode()] for kind, address in _REFERENCE.findall(content) if kind == b"value"]
 
 
 def conversation_references(raw: bytes | str) -> set[ConversationKey]:

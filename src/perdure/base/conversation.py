@@ -81,6 +81,8 @@ class Conversation(Reference):
         for link in links:
             message = msgspec.convert(decode(link.message, resolved), Message)
             conversation = conversation.append(message)
+            # Its own address, not that of the message as it is written today.
+            conversation.digest = link.digest
             conversation.stored = True
         return conversation
 

@@ -13,7 +13,7 @@ from perdure.base.codec import (
     Resolved,
     blob_references,
     conversation_references,
-    nested_references,
+    spilled_values,
 )
 from perdure.base.conversation import Conversation
 from perdure.base.events import AnyEvent, EventRaised, ExecutionStarted, HistoryRow, TaskCompleted
@@ -33,7 +33,8 @@ async def resolve(store: HistoryStore, values: Iterable[bytes | msgspec.Raw | st
     blobs = await _blobs(store, marked)
     wanted: set[ConversationKey] = set()
     for raw in marked:
-        wanted |= conversation_references(raw)
+        for value in (raw, *spilled_values(raw, blobs)):
+            wanted |= conversation_references(value)
     conversations: dict[ConversationKey, Reference] = {}
     for key in wanted:
         conversations[key] = await load_conversation(store, key)
@@ -47,7 +48,8 @@ async def _blobs(store: HistoryStore, raws: list[bytes]) -> dict[str, bytes]:
     blobs = await store.blobs(wanted)
     nested: set[str] = set()
     for raw in raws:
-        nested |= nested_references(raw, blobs)
+        for value in spilled_values(raw, blobs):
+            nested |= blob_references(value)
     if nested:
         blobs = blobs | await store.blobs(nested)
     return blobs

@@ -48,6 +48,9 @@ from perdure.runtime.waiting import Ends
 from perdure.workflow.registry import Registry, default_registry
 
 
+_ID_LENGTH = 256
+
+
 class EmbeddedRuntime:
     """Executes workflows durably in this process; use it as an async context manager.
 
@@ -162,6 +165,8 @@ class EmbeddedRuntime:
         self, workflow: Callable[..., Any] | str, input: Any = None, *, instance_id: str | None = None  # noqa: A002
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
+        if instance_id is not None:
+            _require_usable(instance_id)
         name = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
         encoded = encode(input, f"the input of workflow {name!r}")
         if encoded.links:
@@ -280,6 +285,16 @@ class EmbeddedRuntime:
             raise InstanceNotFoundError(instance_id)
         self.look_for_work()
         return status
+
+
+def _require_usable(instance_id: str) -> None:
+    usable = 0 < len(instance_id) <= _ID_LENGTH and "\0" not in instance_id
+    try:
+        instance_id.encode()
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise UsageError(f"instance_id is {instance_id!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
 
 
 def _calm_garbage_collector(threshold: int | None) -> None:

@@ -240,9 +240,7 @@ class SQLiteHistoryStore:
 
         await self._change(give_back)
 
-    async def signal(
-        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS
-    ) -> Status | None:
+    async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into an inbox."""
         outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs))
         return outcome

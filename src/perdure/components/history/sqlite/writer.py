@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -32,7 +33,12 @@ class Writer:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, store: str, *, idle: Callable[[sqlite3.Connection], None], idle_every: float
+        self,
+        connection: sqlite3.Connection,
+        store: str,
+        *,
+        idle: Callable[[sqlite3.Connection], None],
+        idle_every: float,
     ) -> None:
         self._connection = connection
         self._store = store
@@ -114,28 +120,32 @@ class Writer:
         return False
 
     def _commit(self, batch: Batch) -> None:
+        submissions = [submission for submission, _ in batch]
         try:
-            outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
-        except sqlite3.IntegrityError as error:
-            # One submission contradicts the store: find it, so that it does not take the others down.
-            if len(batch) > 1:
+            outcomes = commit_group(self._connection, self._store, submissions)
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
+            if len(batch) > 1 and not _concerns_all(error):
+                # One submission contradicts the store: find it, so that it does not take the others down.
                 for item in batch:
                     self._commit([item])
                 return
-            outcomes = [translated(self._store, error)]
-        except sqlite3.Error as error:
-            outcomes = [translated(self._store, error)] * len(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
-            outcomes = [error] * len(batch)
+            told = translated(self._store, error) if isinstance(error, sqlite3.Error) else error
+            outcomes = [told] * len(batch)
         self._deliver([(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)])
 
     def _deliver(self, outcomes: list[tuple[Callable[[Outcome], None], Outcome]]) -> None:
-        def settle() -> None:
-            for done, outcome in outcomes:
-                done(outcome)
+        # A closed loop belongs to a program that has ended: nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._settle, outcomes)
 
-        try:
-            self._loop.call_soon_threadsafe(settle)
-        except RuntimeError:
-            # The loop is closed: its program has ended, and nobody waits any more.
-            return
+    def _settle(self, outcomes: list[tuple[Callable[[Outcome], None], Outcome]]) -> None:
+        for done, outcome in outcomes:
+            try:
+                done(outcome)
+            except Exception as error:  # noqa: BLE001 - one listener must not cost the others their answers
+                self._loop.call_exception_handler({"message": "an answer of the store was not taken", "exception": error})
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether an error is about the file or the disk, not about one submission."""
+    return isinstance(error, sqlite3.Error) and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError))

@@ -1,0 +1,323 @@
+"""What can be wrong with a file or a disk: one clear error each, and it names the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.components.history.child import Child, append, new_instance
+
+from perdure.base.errors import (
+    StoreCorruptError,
+    StoreFullError,
+    StoreLockedError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
+from perdure.base.ids import digest
+from perdure.components.history.sqlite import SQLiteHistoryStore
+from perdure.components.history.sqlite.connection import connect, migrations, preallocate_log
+from perdure.ports.history_store import Episode, NewInstance
+
+Work = Callable[[SQLiteHistoryStore], Coroutine[Any, Any, Any]]
+
+
+async def _nothing(store: SQLiteHistoryStore) -> None:
+    return
+
+
+def with_store(path: Path, work: Work = _nothing, **options: Any) -> Any:
+    """Open the store, do something with it, close it; return what that returned."""
+
+    async def run() -> Any:
+        store = SQLiteHistoryStore(path, **options)
+        await store.open()
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def succeeds(*command: str | Path) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Take away the right to write, also from root; skip where that is not possible."""
+    root = os.geteuid() == 0
+    mode = path.stat().st_mode
+    if not root:
+        path.chmod(mode & ~0o222)
+    elif not succeeds("chattr", "+i", path):
+        pytest.skip("root writes everywhere, and this file system has no immutable files (chattr +i)")
+    try:
+        yield
+    finally:
+        if root:
+            subprocess.run(["chattr", "-i", path], check=True)
+        else:
+            path.chmod(mode)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    if not succeeds("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place):
+        pytest.skip("a small disk cannot be mounted here (tmpfs needs root)")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+# -- the file
+
+
+def test_a_file_of_a_newer_perdure_is_left_alone(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with_store(path)
+    execute(path, f"PRAGMA user_version = {len(migrations()) + 1}")
+    with pytest.raises(StoreVersionError, match="pip install --upgrade perdure, or choose another file with --store"):
+        with_store(path)
+
+
+@pytest.mark.parametrize("mark", ["CREATE TABLE theirs (x)", "PRAGMA application_id = 252006673"])
+def test_another_programs_database_is_not_touched(tmp_path: Path, mark: str):
+    path = tmp_path / "theirs.db"
+    execute(path, mark)
+    before = path.read_bytes()
+    with pytest.raises(StoreCorruptError, match="another program's SQLite database; choose another file with --store"):
+        with_store(path)
+    assert path.read_bytes() == before
+    assert names_in(tmp_path) == ["theirs.db"]
+
+
+@pytest.mark.parametrize("content", [b"short", b"Dear diary, " * 5000])
+def test_a_file_that_is_no_database_is_not_touched(tmp_path: Path, content: bytes):
+    path = tmp_path / "diary.txt"
+    path.write_bytes(content)
+    with pytest.raises(StoreCorruptError, match="not a database; choose another with --store, or move this file away"):
+        with_store(path)
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    path.touch()
+    with_store(path, lambda store: store.start(new_instance("first")))
+    assert with_store(path, lambda store: store.find("first")) is not None
+
+
+def test_closing_leaves_the_database_file_alone_in_its_folder(tmp_path: Path):
+    async def join(store: SQLiteHistoryStore) -> None:
+        await store.join("one")
+
+    with_store(tmp_path / "perdure.db", join)
+    assert names_in(tmp_path) == ["perdure.db"]
+
+
+def test_a_store_that_is_not_open_says_so(tmp_path: Path):
+    store = SQLiteHistoryStore(tmp_path / "perdure.db")
+    with pytest.raises(StoreUnavailableError, match="the store is not open"):
+        asyncio.run(store.find("x"))
+    with pytest.raises(StoreUnavailableError, match="the store is not open"):
+        asyncio.run(store.start(new_instance("x")))
+
+
+async def fill(store: SQLiteHistoryStore) -> None:
+    await asyncio.gather(*(store.start(new_instance(f"n{number}")) for number in range(2000)))
+
+
+def overwrite_page(path: Path, number: int) -> None:
+    with path.open("r+b") as file:
+        file.seek((number - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def test_a_damaged_page_in_the_middle_is_found_by_the_check(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with_store(path, fill)
+    overwrite_page(path, path.stat().st_size // 4096 // 2)
+    with pytest.raises(StoreCorruptError, match="damaged"):
+        with_store(path, lambda store: store.check())
+
+
+def test_a_damaged_page_is_named_when_it_is_read(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with_store(path, fill)
+    with closing(sqlite3.connect(path)) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'history'").fetchone()[0]
+    overwrite_page(path, page)
+    with pytest.raises(StoreCorruptError, match=r"restore a backup or recover it with `sqlite3 FILE \.recover`"):
+        with_store(path, lambda store: store.load([1000]))
+    with pytest.raises(StoreCorruptError, match="keep the file"):
+        with_store(path, lambda store: store.start(new_instance("one more")))
+
+
+def test_damaged_content_is_never_handed_out(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    content = b"compressible " * 100
+    address = digest(content)
+
+    async def write(store: SQLiteHistoryStore) -> int:
+        lease = await store.join("one")
+        key = (await store.start(new_instance("damaged", lease))).key
+        await append(store, lease, Episode(key=key, seq=1, at=2.0, events="[]", blobs={address: content}))
+        return key
+
+    key = with_store(path, write)
+    for damage in ("zeroblob(40)", "x'789c4b040000620062'"):
+        execute(path, f"UPDATE blob SET content = {damage}")
+        with pytest.raises(StoreCorruptError, match="restore a backup"):
+            with_store(path, lambda store: store.blobs([address]))
+    execute(path, "UPDATE history SET events = '[{' WHERE seq = 1")
+    with pytest.raises(StoreCorruptError, match=f"history of instance {key} is damaged .*; restore a backup"):
+        with_store(path, lambda store: store.load([key]))
+
+
+# -- the folder
+
+
+def test_a_missing_folder_is_named(tmp_path: Path):
+    path = tmp_path / "missing" / "perdure.db"
+    with pytest.raises(StoreUnavailableError, match=r"folder .*missing does not exist; create it, or choose another"):
+        with_store(path)
+
+
+def test_a_file_that_cannot_be_written_is_refused_on_opening(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with_store(path)
+    with unwritable(path), pytest.raises(StoreReadOnlyError, match="check the permissions of the file and its folder"):
+        with_store(path)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_cannot_be_written_is_refused_on_opening(tmp_path: Path, exists: bool):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "perdure.db"
+    if exists:
+        with_store(path)
+    with (
+        unwritable(folder),
+        pytest.raises(StoreReadOnlyError, match="check the permissions of the file and its folder, or choose another"),
+    ):
+        with_store(path)
+
+
+# -- the disk
+
+
+def test_a_disk_that_is_full_from_the_beginning_is_named(small_disk: Path):
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(b"\0" * 4096)
+    with pytest.raises(StoreFullError, match="free some space, nothing acknowledged is lost"):
+        with_store(small_disk / "perdure.db")
+
+
+def test_a_disk_that_fills_up_loses_nothing_and_goes_on_once_there_is_space(small_disk: Path):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"\0" * 1_000_000)
+    acknowledged: list[str] = []
+
+    def bulky(number: int) -> NewInstance:
+        plain = new_instance(f"n{number}")
+        content = os.urandom(100_000)
+        fields = {name: getattr(plain, name) for name in plain.__struct_fields__}
+        return NewInstance(**fields | {"blobs": {digest(content): content}})
+
+    async def until_refused(store: SQLiteHistoryStore) -> None:
+        for number in range(200):
+            await store.start(bulky(number))
+            acknowledged.append(f"n{number}")
+
+    async def fill_up(store: SQLiteHistoryStore) -> None:
+        with pytest.raises(StoreFullError, match="free some space"):
+            await until_refused(store)
+        assert set(await store.find_all(acknowledged)) == set(acknowledged)
+        assert await store.find(f"n{len(acknowledged)}") is None
+        ballast.unlink()
+        await store.start(bulky(len(acknowledged)))
+        acknowledged.append(f"n{len(acknowledged)}")
+
+    with_store(small_disk / "perdure.db", fill_up)
+    assert len(acknowledged) > 10
+    assert set(with_store(small_disk / "perdure.db", lambda store: store.find_all(acknowledged))) == set(acknowledged)
+
+
+# -- the lock
+
+
+def test_a_store_that_another_process_keeps_locked_is_named_and_usable_afterwards(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+
+    async def contend(store: SQLiteHistoryStore) -> None:
+        with Child("lock", path) as other:
+            assert await asyncio.to_thread(other.hear) == "locked"
+            with pytest.raises(StoreLockedError, match="locked by another process; end it, or wait until it has fin"):
+                await store.start(new_instance("waiting"))
+            assert await store.find("waiting") is None
+            other.tell()
+            assert await asyncio.to_thread(other.hear) == "unlocked"
+            assert (await store.start(new_instance("waiting"))).created
+
+    with_store(path, contend, busy_timeout=0.05)
+
+
+def test_a_locked_store_can_be_opened_and_read(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with_store(path, lambda store: store.start(new_instance("readable")))
+    with Child("lock", path) as other:
+        assert other.hear() == "locked"
+        assert with_store(path, lambda store: store.find("readable"), busy_timeout=0.05) is not None
+
+
+def test_a_new_store_that_is_locked_before_its_first_schema_is_named(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with Child("lock", path) as other:
+        assert other.hear() == "locked"
+        with pytest.raises(StoreLockedError, match="locked by another process"):
+            with_store(path, busy_timeout=0.05)
+
+
+def test_the_log_is_not_preallocated_while_another_process_writes_to_it(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    log = Path(f"{path}-wal")
+    with closing(connect(path, busy_timeout=0)) as writing, closing(connect(path, busy_timeout=0)) as opening:
+        writing.execute("CREATE TABLE t (x)")
+        small = log.stat().st_size
+        writing.execute("BEGIN IMMEDIATE")
+        preallocate_log(opening, path)
+        assert log.stat().st_size == small
+        writing.execute("ROLLBACK")
+        preallocate_log(opening, path)
+        assert log.stat().st_size > 4_000_000
+        writing.execute("INSERT INTO t VALUES (1)")
+        assert opening.execute("SELECT x FROM t").fetchall() == [(1,)]
