@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.base.codec import Link
 from perdure.base.errors import StaleLeaseError
 from perdure.base.events import Status
 from perdure.base.faults import crash_point
@@ -29,6 +30,7 @@ _INSERT_HISTORY = """
 INSERT INTO history (instance, seq, at, events)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)
 """
+_INSERT_ONE_ROW = "INSERT INTO history (instance, seq, at, events) VALUES (?, ?, ?, ?)"
 _INSERT_LINKS = """
 INSERT OR IGNORE INTO link (root, depth, digest, parent, message)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?)
@@ -99,14 +101,21 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     """
     outcomes: dict[int, Outcome] = {}
     blobs = _compressed(group)
+    starts: list[tuple[int, NewInstance]] = []
+    appends: list[tuple[int, Append]] = []
+    sends: list[tuple[int, Send]] = []
+    runs: list[tuple[int, Run]] = []
+    lists: dict[type, list[Any]] = {NewInstance: starts, Append: appends, Send: sends, Run: runs}
+    for index, item in enumerate(group):
+        lists[type(item)].append((index, item))
     connection.execute("BEGIN IMMEDIATE")
     try:
         live = {row[0] for row in connection.execute("SELECT token FROM worker")}
         _insert_blobs(connection, blobs)
-        _starts(connection, store, live, _of(group, NewInstance), outcomes)
-        _appends(connection, store, live, _of(group, Append), outcomes)
-        _sends(connection, _of(group, Send), outcomes)
-        for index, run in _of(group, Run):
+        _starts(connection, store, live, starts, outcomes)
+        _appends(connection, store, live, appends, outcomes)
+        _sends(connection, sends, outcomes)
+        for index, run in runs:
             outcomes[index] = run.change(connection)
         crash_point("store.in_transaction")
         connection.execute("COMMIT")
@@ -115,10 +124,6 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
             connection.execute("ROLLBACK")
         raise
     return [outcomes[index] for index in range(len(group))]
-
-
-def _of(group: list[Submission], kind: type[Any]) -> list[tuple[int, Any]]:
-    return [(index, item) for index, item in enumerate(group) if type(item) is kind]
 
 
 def _parameter(rows: Iterable[object]) -> tuple[str]:
@@ -179,8 +184,8 @@ def _appends(
     appends: list[tuple[int, Append]],
     outcomes: dict[int, Outcome],
 ) -> None:
-    rows: list[object] = []
-    links: list[object] = []
+    rows: list[tuple[int, int, float, str]] = []
+    links: list[Link] = []
     consumed: list[int] = []
     parked: list[object] = []
     finished: list[int] = []
@@ -199,9 +204,11 @@ def _appends(
             parked.append((episode.key, park.status, park.due, park.waits, episode.at if ended else None))
             if ended:
                 finished.append(episode.key)
+    if len(rows) == 1:
+        connection.execute(_INSERT_ONE_ROW, rows.pop())
     steps = (
         (_INSERT_HISTORY, rows),
-        (_INSERT_LINKS, [(n.root, n.depth, n.digest, n.parent, n.message) for n in links]),  # type: ignore[attr-defined]
+        (_INSERT_LINKS, [(n.root, n.depth, n.digest, n.parent, n.message) for n in links]),
         (_DELETE_CONSUMED, consumed),
         (_DELETE_INBOX, finished),
         (_PARK, parked),

@@ -1,4 +1,8 @@
-"""The one thread that writes: it commits together whatever was submitted while it was busy."""
+"""The one thread that writes: it commits together whatever was submitted while it was busy.
+
+A submission that is alone, on a disk that answers faster than a thread wakes up, is committed on the spot: the detour
+over the thread would take longer than the flush. The first sign of company or of a slow disk ends that.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -15,8 +20,15 @@ from perdure.components.history.sqlite.errors import translated
 from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
+Settled = list[tuple[Callable[[Outcome], None], Outcome]]
 PIECE = 256
 """Submissions that go over to the thread in one piece at most."""
+
+QUICK_SECONDS = 0.0005
+"""A commit that usually takes less than this may be made on the event loop."""
+
+LONELY_COMMITS = 3
+"""So many commits of a single submission in a row show that there is no company to wait for."""
 
 MAX_GROUP = 4096
 """Submissions in one transaction at most, so that no commit keeps the others waiting for long."""
@@ -48,6 +60,10 @@ class Writer:
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
         self._pending: Batch = []
         self._closed = False
+        self._using = threading.Lock()
+        self._handed_over = 0
+        self._lonely = 0
+        self._usual_seconds = 2 * QUICK_SECONDS
         self._thread = threading.Thread(target=self._work, name="perdure-writer", daemon=True)
         self._thread.start()
 
@@ -87,58 +103,84 @@ class Writer:
         await asyncio.sleep(0)
 
     def _hand_over(self) -> None:
-        if self._pending:
-            batch, self._pending = self._pending, []
-            self._queue.put(batch)
+        if not self._pending:
+            return
+        batch, self._pending = self._pending, []
+        self._lonely = self._lonely + 1 if len(batch) == 1 else 0
+        if self._handed_over == 0 and self._lonely > LONELY_COMMITS and self._commit_here(batch):
+            return
+        self._handed_over += 1
+        self._queue.put(batch)
+
+    def _commit_here(self, batch: Batch) -> bool:
+        """Commit on the event loop if that is quick; return whether it was done."""
+        if self._usual_seconds > QUICK_SECONDS or not self._using.acquire(blocking=False):
+            return False
+        try:
+            outcomes = self._outcomes(batch)
+        finally:
+            self._using.release()
+        self._settle(outcomes, 0)
+        return True
 
     def _work(self) -> None:
         while True:
             try:
                 batch = self._queue.get(timeout=self._idle_every)
             except Empty:
-                self._idle(self._connection)
+                self._renew()
                 continue
             if batch is None:
                 return
-            last = self._gather(batch)
-            for begin in range(0, len(batch), MAX_GROUP):
-                self._commit(batch[begin : begin + MAX_GROUP])
+            pieces, last = self._gather(batch)
+            with self._using:
+                for begin in range(0, len(batch), MAX_GROUP):
+                    outcomes = self._outcomes(batch[begin : begin + MAX_GROUP])
+                    self._deliver(outcomes, pieces if begin + MAX_GROUP >= len(batch) else 0)
             if last:
                 return
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._using:
             self._idle(self._connection)
 
-    def _gather(self, batch: Batch) -> bool:
-        """Add to the batch whatever else waits; return whether the end was among it."""
+    def _gather(self, batch: Batch) -> tuple[int, bool]:
+        """Add to the batch whatever else waits; return how many pieces it was, and whether the end was among them."""
+        pieces = 1
         while len(batch) < MAX_GROUP:
             try:
                 more = self._queue.get_nowait()
             except Empty:
-                return False
+                return pieces, False
             if more is None:
-                return True
+                return pieces, True
             batch.extend(more)
-        return False
+            pieces += 1
+        return pieces, False
 
-    def _commit(self, batch: Batch) -> None:
-        submissions = [submission for submission, _ in batch]
+    def _outcomes(self, batch: Batch) -> Settled:
+        """Commit a batch and return what is to be told to whom."""
+        began = time.perf_counter()
         try:
-            outcomes = commit_group(self._connection, self._store, submissions)
+            outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
             if len(batch) > 1 and not _concerns_all(error):
                 # One submission contradicts the store: find it, so that it does not take the others down.
-                for item in batch:
-                    self._commit([item])
-                return
+                return [settled for item in batch for settled in self._outcomes([item])]
             told = translated(self._store, error) if isinstance(error, sqlite3.Error) else error
             outcomes = [told] * len(batch)
-        self._deliver([(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)])
+        if len(batch) == 1:
+            self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
+        return [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)]
 
-    def _deliver(self, outcomes: list[tuple[Callable[[Outcome], None], Outcome]]) -> None:
+    def _deliver(self, outcomes: Settled, pieces: int) -> None:
         # A closed loop belongs to a program that has ended: nobody waits any more.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._settle, outcomes)
+            self._loop.call_soon_threadsafe(self._settle, outcomes, pieces)
 
-    def _settle(self, outcomes: list[tuple[Callable[[Outcome], None], Outcome]]) -> None:
+    def _settle(self, outcomes: Settled, pieces: int) -> None:
+        self._handed_over -= pieces
         for done, outcome in outcomes:
             try:
                 done(outcome)
