@@ -37,15 +37,16 @@ def main() -> int:
         environment = {**os.environ, "LIBRARY_LOG": str(folder / "tools.log"), "PERDURE_STORE": str(folder / "demo.db")}
         environment |= model_environment(folder, stack)
         step("1", f'perdure run librarian.py "{QUESTION}"')
-        first = subprocess.Popen(run_command(), env=environment | {"LIBRARY_DELAY": "30"}, start_new_session=True)
+        first = subprocess.Popen(run_command(), env=environment | {"LIBRARY_DELAY": "30"}, stderr=subprocess.STDOUT, start_new_session=True)
         stack.callback(first.kill)
         if not wait_for_tool(folder / "tools.log", "begin read_document", first):
             return fail("the agent ended before it read a document; there was no tool call to interrupt")
+        time.sleep(1.0)  # for the eyes: the live view shows the call that is about to be cut off
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
         step("2", "killed with SIGKILL in the middle of read_document; started again with the same command")
         before = finished_calls(folder / "tools.log")
-        again = subprocess.run(run_command(), env=environment, timeout=PATIENCE, check=False)
+        again = subprocess.run(run_command(), env=environment, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False)
         if again.returncode != 0:
             return fail(f"the second start ended with exit code {again.returncode}")
         step("3", "the timeline of the run")
@@ -68,7 +69,7 @@ def model_environment(folder: Path, stack: ExitStack) -> dict[str, str]:
     stack.callback(server.terminate)
     assert server.stdout is not None
     url = server.stdout.readline().split()[-1]
-    console.print(f"model: scripted, over HTTP at {url} (set OPENAI_API_KEY or start Ollama for a real one)")
+    console.print(f"model: scripted, over HTTP at {url} (set OPENAI_API_KEY or start Ollama for a real one)", soft_wrap=True)
     return {"PERDURE_MODEL": f"openai-compatible:librarian@{url}"}
 
 
@@ -105,8 +106,8 @@ def finished_calls(log: Path) -> Counter[str]:
 def prove(folder: Path, environment: dict[str, str], before: Counter[str]) -> int:
     """Show the timeline, and check it against what the tools and the model's server saw."""
     listing = json.loads(perdure(environment, "runs", "list", "--json"))
-    run_id = listing[0]["instance_id"]
-    console.print(perdure(environment, "runs", "show", run_id), end="", markup=False)
+    run_id = listing[0]["id"]
+    sys.stdout.write(perdure(environment, "runs", "show", run_id))
     after = finished_calls(folder / "tools.log")
     repeated = [call for call, times in after.items() if times > 1]
     if repeated or any(after[call] != times for call, times in before.items()):
@@ -131,8 +132,7 @@ def perdure(environment: dict[str, str], *arguments: str) -> str:
 
 def step(number: str, text: str) -> None:
     """Announce a step."""
-    console.print()
-    console.rule(f"[bold]{number}. {text}", align="left")
+    console.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]", soft_wrap=True)
 
 
 def fail(why: str) -> int:
