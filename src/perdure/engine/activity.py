@@ -65,7 +65,15 @@ def current_activity() -> ActivityContext:
 async def in_thread(function: Callable[[], T]) -> T:
     """Run a blocking function on a thread of the runtime's bounded pool; for use inside async activities."""
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_pool.get(None), lambda: context.run(function))
+
+    def call() -> T:
+        try:
+            return context.run(function)
+        except StopIteration as error:
+            # A future refuses to carry this one, and would never finish.
+            raise RuntimeError(f"StopIteration was raised on a thread: {error}") from error
+
+    return await asyncio.get_running_loop().run_in_executor(_pool.get(None), call)
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -212,7 +220,7 @@ class ActivityRunner:
         question = Interrupted(tool=activity.name, arguments=arguments, idempotency_key=context.idempotency_key)
         try:
             answer = await reconciled(activity.on_crash, question)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged, and a human decides
             # Failing the attempt would let a retry policy repeat an effect that may have taken place.
             _log.exception("the on_crash function of %r failed; a human is asked instead", activity.name)
             return "ask"

@@ -203,7 +203,7 @@ class Execution:
             UsageError: the timeout is no positive number.
         """
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-            raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number of seconds, or None")
+            raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
@@ -282,8 +282,7 @@ class Execution:
                 self.now = row.at
                 for event in row.events:
                     self._replay_one(event)
-            if self._requested and self.replaying:
-                raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
+            self._require_the_end()
         except NonDeterminismError:
             self.close()
             raise
@@ -393,6 +392,10 @@ class Execution:
         if requested is None or not _agree(event, requested):
             raise NonDeterminismError(self.instance_id, describe(event), describe(requested))
         self._adopt(event)
+
+    def _require_the_end(self) -> None:
+        if self._requested and self.replaying:
+            raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
 
     def _adopt(self, recorded: Action) -> None:
         """Let what is recorded stand in for what the code of today would have asked: policies, times, inputs."""

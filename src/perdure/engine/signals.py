@@ -36,7 +36,7 @@ class Answers(msgspec.Struct, gc=False):
 
 
 def take_answers(execution: Execution, events: Iterable[AnyEvent], resolved: Resolved) -> Answers:
-    """Return what the answers among some events lead to; the first answer counts, one to what was not asked does not."""
+    """Return what the answers among some events lead to; only the first answer to what was asked counts."""
     answers = Answers([], [])
     unanswered = {task.id: task for task in execution.pending_activities() if task.id in execution.asked}
     for event in events:

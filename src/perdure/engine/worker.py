@@ -24,6 +24,7 @@ from perdure.base.events import (
     AnyEvent,
     EventRaised,
     ExecutionCompleted,
+    ExecutionTerminated,
     HistoryRow,
     Status,
     TaskScheduled,
@@ -120,6 +121,13 @@ class Worker:
         Attempts that the history left open were cut off by a crash, unless their worker recorded otherwise.
         """
         self.held[held.key] = held
+        ends = next((event for event in news.events if isinstance(event, ExecutionTerminated)), None)
+        if ends is not None:
+            # Needs no replay, which fails where the code that began the run is gone.
+            held.execution = Execution(held.workflow, held.instance_id)
+            held.enqueue(ends)
+            self._advance(held)
+            return
         if not self._replayed(held, rows, resolved):
             return
         self._start_interrupted(held)

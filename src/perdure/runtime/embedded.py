@@ -47,7 +47,6 @@ from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstanc
 from perdure.runtime.waiting import Ends
 from perdure.workflow.registry import Registry, default_registry
 
-
 _ID_LENGTH = 256
 
 

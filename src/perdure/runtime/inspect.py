@@ -159,11 +159,16 @@ def unfollowed(value: msgspec.Raw) -> bytes:
 def inspection(record: InstanceRecord, rows: Iterable[HistoryRow], resolved: Resolved) -> Inspection:
     """Return a run as its history tells it."""
     steps: list[Step] = []
+    names: dict[int | None, str] = {}
     turn = 0
     for entry in timeline(rows, resolved):
         if entry.kind is Kind.ACTIVITY and _MODEL.fullmatch(entry.name):
             turn += 1
-        steps.append(_step(entry, turn, resolved))
+        step = _step(entry, turn, resolved)
+        names.update((attempt.task, step.name) for attempt in entry.attempts)
+        if entry.task in names:
+            step = msgspec.structs.replace(step, name=names[entry.task])
+        steps.append(step)
     return Inspection(record=record, steps=steps, totals=_totals(steps))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator
-from types import FunctionType
+from itertools import zip_longest
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from perdure.base.errors import UsageError
@@ -16,6 +17,8 @@ from perdure.workflow.context import WorkflowContext
 
 NAME_ATTRIBUTE = "__perdure_name__"
 """Where a decorated function keeps its registered name."""
+
+_COMPARABLE = (str, bytes, int, float, MethodType)
 
 
 def registered_name(function: Callable[..., Any]) -> str:
@@ -35,7 +38,7 @@ class WorkflowDefinition:
 
     def __init__(self, name: str, function: Callable[..., Any], registry: Registry) -> None:
         if inspect.isasyncgenfunction(function):
-            raise UsageError(f"workflow {name!r} is async and yields; await what its context returns instead of yielding")
+            raise UsageError(f"workflow {name!r} is async and yields; let it await what its context returns")
         self.name = name
         self.function = function
         self._registry = registry
@@ -110,23 +113,21 @@ class Registry:
         return self.add_activity(activity)
 
 
-def _same(known: object, function: object) -> bool:
+def _same(known: object, function: object, within: frozenset[tuple[int, int]] = frozenset()) -> bool:
     # A module imported twice (as a script and by name) gives two objects of the same code. The same code over other
     # values is another function: what a factory makes, a decorator's wrapper, a method of another object.
-    if known is function or known == function:
+    pair = (id(known), id(function))
+    if known is function or pair in within:
         return True
-    if not isinstance(known, FunctionType) or not isinstance(function, FunctionType):
-        return False
-    return known.__code__ == function.__code__ and _all_same(_captured(known), _captured(function))
+    if isinstance(known, FunctionType) and isinstance(function, FunctionType):
+        captured = zip_longest(_captured(known), _captured(function))
+        return known.__code__ == function.__code__ and all(_same(*both, within | {pair}) for both in captured)
+    return type(known) is type(function) and isinstance(known, _COMPARABLE) and known == function
 
 
 def _captured(function: FunctionType) -> list[object]:
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
     return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-
-
-def _all_same(some: list[object], others: list[object]) -> bool:
-    return len(some) == len(others) and all(_same(one, other) for one, other in zip(some, others, strict=True))
 
 
 def _taken(kind: str, name: str, known: object, function: object) -> UsageError:
