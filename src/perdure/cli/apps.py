@@ -1,4 +1,4 @@
-"""Finds the agent that an APP argument means: ``app.py``, ``app.py:name``, ``package.module`` or ``package.module:name``."""
+"""Finds the agent that an APP argument means: ``app.py`` or ``package.module``, either with ``:name`` behind it."""
 
 from __future__ import annotations
 

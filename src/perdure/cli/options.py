@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -63,7 +63,7 @@ def leave_if_busy(code: int) -> None:
 
 
 @asynccontextmanager
-async def looking(store: Path | None) -> AsyncIterator[EmbeddedRuntime]:
+async def looking(store: Path | None) -> AsyncGenerator[EmbeddedRuntime, None]:
     """Open a store that exists, to look and to signal, not to execute.
 
     Raises:
@@ -73,4 +73,6 @@ async def looking(store: Path | None) -> AsyncIterator[EmbeddedRuntime]:
     if not path.exists():
         raise UsageError(f"there is no store at {path} yet; the first `perdure run` makes it, --store names another")
     async with EmbeddedRuntime(SQLiteHistoryStore(path), worker=False) as runtime:
+        # So that no run is said to be executed by a process that is gone.
+        await runtime.store.reap()
         yield runtime

@@ -159,7 +159,7 @@ class ActivityRunner:
         _current.set(context)
         _pool.set(self._threads)
         try:
-            argument = await self._argument(call)
+            argument = await self._argument(call) if call.resolved is None else decode(call.input, call.resolved)
             if call.interrupted:
                 verdict = await self._reconcile(activity, scheduled, argument, context)
                 if verdict == "ask":
@@ -167,7 +167,10 @@ class ActivityRunner:
                 if isinstance(verdict, Outcome):
                     return verdict
             crash_point("activity.before_run")
-            result = await self._limited(activity, argument, scheduled)
+            if activity.is_async and scheduled.timeout is None:
+                result = await activity.function(argument)
+            else:
+                result = await self._limited(activity, argument, scheduled)
             crash_point("activity.after_run")
             return _completed(scheduled, result)
         except (KeyboardInterrupt, GeneratorExit):
@@ -178,8 +181,6 @@ class ActivityRunner:
             return _failed(scheduled, failure_of(error))
 
     async def _argument(self, call: ActivityCall) -> Any:
-        if call.resolved is not None:
-            return decode(call.input, call.resolved)
         while True:
             try:
                 return decode(call.input, await resolve(self._store, [call.input]))

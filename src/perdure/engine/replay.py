@@ -337,6 +337,11 @@ class Execution:
         """Return the attempts that have neither completed nor failed."""
         return [call.current for call in self._calls.values()]
 
+    @property
+    def only_asks(self) -> bool:
+        """Whether every open attempt, if there is one, waits for a human's answer."""
+        return len(self._calls) == len(self.asked)
+
     def input_of(self, scheduled: TaskScheduled) -> msgspec.Raw:
         """Return the input of an attempt; a retry's is that of the first attempt."""
         call = self._calls.get(scheduled.id)
@@ -488,7 +493,7 @@ class Execution:
             self._unread.setdefault(key, deque()).append(value)
 
     def _note_engine_event(self, name: str, value: Any) -> None:
-        if name == ASKED:
+        if name == ASKED and value in self._calls:
             self.asked.add(value)
         elif name == ANSWERED:
             self.asked.discard(value["task"])

@@ -75,6 +75,7 @@ class Worker:
     ) -> None:
         self.lease: Lease | None = None
         self.held: dict[int, Held] = {}
+        self._ids: set[str] = set()
         self._store = store
         self._activities = activities
         self._clock = clock
@@ -93,11 +94,23 @@ class Worker:
         """Whether this worker takes further instances."""
         return not self._stopping and self.lease is not None and len(self.held) < self._options.max_running
 
+    def holds(self, instance_id: str) -> bool:
+        """Whether this worker has an instance in hand, and so will tell of its end."""
+        return instance_id in self._ids
+
     # -- taking over
+
+    def _hold(self, held: Held) -> None:
+        self.held[held.key] = held
+        self._ids.add(held.instance_id)
+
+    def _let_go(self, held: Held) -> None:
+        self.held.pop(held.key, None)
+        self._ids.discard(held.instance_id)
 
     def begin(self, held: Held, row: HistoryRow, resolved: Resolved) -> None:
         """Run an instance that this worker's lease was just given by its start."""
-        self.held[held.key] = held
+        self._hold(held)
         if self._replayed(held, [row], resolved):
             self._advance(held)
 
@@ -111,7 +124,7 @@ class Worker:
 
     def resume(self, held: Held, news: News) -> None:
         """Go on with a claimed instance whose function waited in memory."""
-        self.held[held.key] = held
+        self._hold(held)
         held.take_in(news)
         self._advance(held)
 
@@ -120,7 +133,7 @@ class Worker:
 
         Attempts that the history left open were cut off by a crash, unless their worker recorded otherwise.
         """
-        self.held[held.key] = held
+        self._hold(held)
         ends = next((event for event in news.events if isinstance(event, ExecutionTerminated)), None)
         if ends is not None:
             # Needs no replay, which fails where the code that began the run is gone.
@@ -167,7 +180,7 @@ class Worker:
         await self._give_back(held, due=None, waits=waits, stalled=True)
 
     async def _give_back(self, held: Held, *, due: float | None, waits: str | None, stalled: bool) -> None:
-        self.held.pop(held.key, None)
+        self._let_go(held)
         held.abandon()
         if self.lease is None:
             return
@@ -231,7 +244,7 @@ class Worker:
         assert execution is not None
         if execution.completed is not None:
             return Park(status=execution.completed.status)
-        if held.running or any(task.id not in execution.asked for task in execution.pending_activities()):
+        if held.running or not execution.only_asks:
             return None
         waits = msgspec.json.encode(execution.waits()).decode()
         return Park(status=Status.RUNNING, due=execution.next_timer(), waits=waits)
@@ -276,7 +289,7 @@ class Worker:
 
     def _refused(self, held: Held, episode: Episode, decisions: Decisions, error: Exception) -> None:
         if isinstance(error, StaleLeaseError):
-            self.held.pop(held.key, None)
+            self._let_go(held)
             held.abandon()
             self._lease_lost()
             return
@@ -286,14 +299,14 @@ class Worker:
         self._loop.call_later(_RETRY_SECONDS, self._append, held, episode, decisions)
 
     def _end(self, held: Held, completed: ExecutionCompleted, resolved: Resolved) -> None:
-        self.held.pop(held.key, None)
+        self._let_go(held)
         held.abandon()
         crash_point("finish.after_commit")
         self._finished(held.instance_id, completed, resolved)
 
     def _set_aside(self, held: Held, park: Park) -> None:
         """Keep a waiting instance's function in memory for a while; the least recently used ones make room."""
-        self.held.pop(held.key, None)
+        self._let_go(held)
         held.disarm()
         signalled = held.has_news
         if signalled:
@@ -370,6 +383,7 @@ class Worker:
         everything = [*self.held.values(), *self._warm.values()]
         tasks = [task for held in everything for task in held.running.values()] + list(self._chores)
         self.held.clear()
+        self._ids.clear()
         self._warm.clear()
         for chore in self._chores:
             chore.cancel()

@@ -82,7 +82,7 @@ class EmbeddedRuntime:
         self._scheduler: Scheduler | None = None
         self._activities: ActivityRunner | None = None
         self._supply: asyncio.Task[None] | None = None
-        self._ends = Ends(store)
+        self._ends = Ends(store, self._is_here)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -149,6 +149,9 @@ class EmbeddedRuntime:
 
     def _note_finished(self, instance_id: str, completed: ExecutionCompleted, resolved: Resolved) -> None:
         self._ends.settle(instance_id, (completed, resolved))
+
+    def _is_here(self, instance_id: str) -> bool:
+        return self._worker is not None and self._worker.holds(instance_id)
 
     def _note_parked(self, due: float | None) -> None:
         if self._scheduler is not None:

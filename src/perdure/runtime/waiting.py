@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from perdure.base.codec import Resolved
 from perdure.base.errors import InstanceNotFoundError
@@ -23,10 +24,12 @@ class Ends:
 
     Args:
         store: where runs that end elsewhere are found.
+        is_here: whether this process has a run in hand, and will settle it by itself.
     """
 
-    def __init__(self, store: HistoryStore) -> None:
+    def __init__(self, store: HistoryStore, is_here: Callable[[str], bool]) -> None:
         self._store = store
+        self._is_here = is_here
         self._futures: dict[str, list[asyncio.Future[End]]] = {}
         self._fresh = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -41,7 +44,8 @@ class Ends:
         future: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         waiting = self._futures.setdefault(instance_id, [])
         waiting.append(future)
-        self._fresh.set()
+        if not self._is_here(instance_id):
+            self._fresh.set()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         try:
@@ -70,9 +74,10 @@ class Ends:
     async def _look(self) -> None:
         while self._futures:
             self._fresh.clear()
-            asked = list(self._futures)
+            asked = [instance_id for instance_id in self._futures if not self._is_here(instance_id)]
             try:
-                await self._settle_finished(asked)
+                if asked:
+                    await self._settle_finished(asked)
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait
                 for instance_id in asked:
                     self._fail(instance_id, error)
