@@ -33,7 +33,7 @@ from _common import (
 )
 
 from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext
-from perdure.workflow.decorators import workflow
+from perdure.workflows.decorators import workflow
 
 AT_ONCE = 500
 PATIENCE = 600

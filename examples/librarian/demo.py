@@ -37,7 +37,9 @@ def main() -> int:
         environment = {**os.environ, "LIBRARY_LOG": str(folder / "tools.log"), "PERDURE_STORE": str(folder / "demo.db")}
         environment |= model_environment(folder, stack)
         step("1", f'perdure run librarian.py "{QUESTION}"')
-        first = subprocess.Popen(run_command(), env=environment | {"LIBRARY_DELAY": "30"}, stderr=subprocess.STDOUT, start_new_session=True)
+        first = subprocess.Popen(
+            run_command(), env=environment | {"LIBRARY_DELAY": "30"}, stderr=subprocess.STDOUT, start_new_session=True
+        )
         stack.callback(first.kill)
         if not wait_for_tool(folder / "tools.log", "begin read_document", first):
             return fail("the agent ended before it read a document; there was no tool call to interrupt")
@@ -69,7 +71,9 @@ def model_environment(folder: Path, stack: ExitStack) -> dict[str, str]:
     stack.callback(server.terminate)
     assert server.stdout is not None
     url = server.stdout.readline().split()[-1]
-    console.print(f"model: scripted, over HTTP at {url} (set OPENAI_API_KEY or start Ollama for a real one)", soft_wrap=True)
+    console.print(
+        f"model: scripted, over HTTP at {url} (set OPENAI_API_KEY or start Ollama for a real one)", soft_wrap=True
+    )
     return {"PERDURE_MODEL": f"openai-compatible:librarian@{url}"}
 
 

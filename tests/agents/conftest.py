@@ -13,7 +13,7 @@ from perdure.base.events import HistoryRow
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.engine.held import WorkerOptions
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 
 class Bench:

@@ -6,7 +6,7 @@ import pytest
 
 from perdure import AgentExecutionConfig, DurableAgent, EchoModel, UsageError, WorkflowRetryPolicy, tool
 from perdure.llm.scripted import ScriptedModel
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 
 @tool

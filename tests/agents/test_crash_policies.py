@@ -56,7 +56,7 @@ def cut_off(path: Path, folder: Path, on_crash: Any) -> None:
 
     from perdure.components.history.sqlite import SQLiteHistoryStore
     from perdure.runtime.embedded import EmbeddedRuntime
-    from perdure.workflow.registry import Registry
+    from perdure.workflows.registry import Registry
 
     async def body() -> None:
         registry = Registry()
@@ -75,7 +75,9 @@ def interrupted(bench, tmp_path: Path):
     """Return a function that leaves a run behind whose payment took place and was not recorded."""
 
     def leave(on_crash: Any) -> DurableAgent:
-        process = multiprocessing.get_context("forkserver").Process(target=cut_off, args=(bench.path, tmp_path, on_crash))
+        process = multiprocessing.get_context("forkserver").Process(
+            target=cut_off, args=(bench.path, tmp_path, on_crash)
+        )
         process.start()
         process.join(PATIENCE)
         assert process.exitcode == -9

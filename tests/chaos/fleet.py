@@ -13,7 +13,7 @@ from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.llm.scripted import ScriptedModel
 from perdure.ports.chat_model import ChatRequest
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 TURNS = 6
 MODEL = "model"

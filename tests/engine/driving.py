@@ -20,7 +20,7 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.engine.replay import Execution
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 
 def completed(task: int, result: Any = None) -> TaskCompleted:

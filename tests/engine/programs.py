@@ -26,7 +26,7 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.engine.replay import Execution
-from perdure.workflow.context import WorkflowContext
+from perdure.workflows.context import WorkflowContext
 
 # -- the language
 

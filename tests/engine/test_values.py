@@ -39,7 +39,11 @@ def round_trip(value: object) -> object:
 
 
 def test_a_conversation_inside_a_value_that_is_stored_as_a_whole_is_found() -> None:
-    talk = Conversation("root").append(Message(role="user", content="hi")).append(Message(role="assistant", content="x" * 900))
+    talk = (
+        Conversation("root")
+        .append(Message(role="user", content="hi"))
+        .append(Message(role="assistant", content="x" * 900))
+    )
     found = round_trip({"talk": talk, "much": list(range(9000)), "texts": ["y" * 600]})
     assert isinstance(found, dict)
     assert found["talk"].messages() == talk.messages()

@@ -13,7 +13,7 @@ import pytest
 from perdure import AgentRunner, DurableAgent, RunFailedError, UsageError, tool
 from perdure.components.history.memory import MemoryHistoryStore
 from perdure.llm.scripted import ScriptedModel
-from perdure.workflow.registry import default_registry
+from perdure.workflows.registry import default_registry
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from tests.runtime.harness import MODES, STORES, Place, options
 
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 
 @pytest.fixture(params=STORES)

@@ -18,7 +18,7 @@ from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.engine.held import WorkerOptions
 from perdure.ports.history_store import HistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 STORES = ("sqlite", "memory")

@@ -12,7 +12,7 @@ from perdure.base.events import RetryPolicy, TaskCompleted
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.engine.activity import current_activity
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 
 class Payment:
@@ -182,7 +182,7 @@ import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 async def pay(amount):
     print("began", flush=True)

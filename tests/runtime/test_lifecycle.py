@@ -8,7 +8,7 @@ from tests.runtime.harness import PATIENCE
 from perdure.components.history.memory import MemoryHistoryStore
 from perdure.engine.held import WorkerOptions
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 
 @pytest.mark.parametrize("turns", range(12))

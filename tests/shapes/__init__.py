@@ -34,7 +34,7 @@ from pydantic import BaseModel
 from perdure.base.errors import ActivityFailedError
 from perdure.base.events import HistoryRow, RetryPolicy, TaskCompleted, TaskScheduled
 from perdure.engine.activity import current_activity
-from perdure.workflow.registry import Registry
+from perdure.workflows.registry import Registry
 
 REGISTRY = Registry()
 """Every workflow and activity of the corpus; give it to the runtime."""
@@ -415,26 +415,41 @@ ALL: tuple[Shape, ...] = (
         counts={"add": 1},
     ),
     Shape(
-        "event-that-does-not-come", event_that_does_not_come, _itself, "no event 'approval' within 0.03 s",
+        "event-that-does-not-come",
+        event_that_does_not_come,
+        _itself,
+        "no event 'approval' within 0.03 s",
         counts={"add": 1},
     ),
     Shape(
-        "event-that-comes-in-time", event_that_comes_in_time, _itself, {"by": "Ada"},
-        events=(("Approval", {"by": "Ada"}),), counts={"add": 1},
+        "event-that-comes-in-time",
+        event_that_comes_in_time,
+        _itself,
+        {"by": "Ada"},
+        events=(("Approval", {"by": "Ada"}),),
+        counts={"add": 1},
     ),
     Shape(
-        "large-values", large_values, _itself, "lorem ipsum " * _WORDS + "onetwothree",
+        "large-values",
+        large_values,
+        _itself,
+        "lorem ipsum " * _WORDS + "onetwothree",
         counts={"write_text": 1, "append_text": 3},
     ),
     Shape("long-loop", long_loop, _itself, 100, counts={"add": 100}),
     Shape("failing", failing, _itself, error="ValueError: 2 is not a quorum", counts={"add": 1}),
     Shape("failing-activity", failing_activity, _itself, error="PermissionError: the card was refused", counts={}),
     Shape("typed", typed, _itself, {"order": 7, "seal": b"\x00\xff"}, counts={"take_order": 1, "seal_order": 1}),
-    Shape("dataclass-result", dataclass_result, _itself, {"number": 8, "goods": ("tea", "cups")},
-          counts={"take_order": 1}),
+    Shape(
+        "dataclass-result", dataclass_result, _itself, {"number": 8, "goods": ("tea", "cups")}, counts={"take_order": 1}
+    ),
     Shape("tuple-result", tuple_result, _itself, (2, b"\x80", {"a": {1, 2}}, None), counts={"add": 1}),
     Shape(
-        "threads-and-loop", threads_and_loop, _itself, [*range(8), 28], counts={"add": 4, "add_in_thread": 5},
+        "threads-and-loop",
+        threads_and_loop,
+        _itself,
+        [*range(8), 28],
+        counts={"add": 4, "add_in_thread": 5},
     ),
     Shape("plain", plain, _itself, "done by plain", counts={}),
 )

@@ -151,9 +151,7 @@ def reconcile_tool(agent: Definition) -> Callable[[Interrupted], Any]:
         except ToolError:
             # Such a call never reaches its tool: running it again tells the model what is wrong.
             return question.retry()
-        inner = Interrupted(
-            tool=tool.definition.name, arguments=arguments, idempotency_key=question.idempotency_key
-        )
+        inner = Interrupted(tool=tool.definition.name, arguments=arguments, idempotency_key=question.idempotency_key)
         answer = await reconciled(tool.on_crash, inner)
         if answer.decision == "completed":
             return question.completed(ToolOutcome(content=as_text(answer.result)))

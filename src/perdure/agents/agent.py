@@ -19,8 +19,8 @@ from perdure.ports.toolset import Tool
 from perdure.prompt.system_prompt import system_prompt as written_prompt
 from perdure.tools.tool import FunctionTool
 from perdure.tools.toolset import Toolset
-from perdure.workflow.context import WorkflowContext
-from perdure.workflow.registry import Registry
+from perdure.workflows.context import WorkflowContext
+from perdure.workflows.registry import Registry
 
 
 class AgentWorkflow:

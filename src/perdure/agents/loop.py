@@ -14,7 +14,7 @@ from perdure.base.errors import ActivityFailedError, AgentError
 from perdure.base.events import RetryPolicy
 from perdure.base.messages import Message, ToolCall
 from perdure.tools.results import as_text
-from perdure.workflow.context import WorkflowContext
+from perdure.workflows.context import WorkflowContext
 
 
 class LoopNames(Protocol):
@@ -88,9 +88,7 @@ def as_wire(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": message.content, **data}
 
 
-async def _call_model(
-    ctx: WorkflowContext, agent: LoopNames, conversation: Conversation, number: int
-) -> ModelTurn:
+async def _call_model(ctx: WorkflowContext, agent: LoopNames, conversation: Conversation, number: int) -> ModelTurn:
     call = {"conversation": conversation, "turn": number}
     try:
         result = await ctx.call_activity(agent.model_activity, input=call, retry_policy=agent.model_retry)

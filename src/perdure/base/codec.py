@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.base.errors import NotSerializableError
+from perdure.base.errors import NotSerializableError, UsageError
 from perdure.base.ids import digest
 
 SPILL = 512
@@ -95,10 +95,11 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 class Sink:
     """Collects what an encoding leaves beside the value."""
 
-    __slots__ = ("blobs", "conversations", "handed_over", "links", "spill", "where")
+    __slots__ = ("blobs", "conversations", "handed_over", "links", "spill", "takes_references", "where")
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, *, takes_references: bool) -> None:
         self.where, self.spill = where, False
+        self.takes_references = takes_references
         self.blobs: dict[str, bytes] = {}
         self.links: list[Link] = []
         self.conversations: dict[ConversationKey, Reference] = {}
@@ -194,6 +195,10 @@ def _data(value: Any, sink: Sink) -> object:
 
 def _unusual(value: Any, sink: Sink) -> object:
     if isinstance(value, Reference):
+        if not sink.takes_references:
+            raise UsageError(
+                f"{sink.where} holds a conversation, which only an activity can be given; pass its messages"
+            )
         return value.as_reference(sink)
     known, plain = _as_plain(value, sink)
     if known:
@@ -267,15 +272,17 @@ def _written(value: object, sink: Sink) -> bytes:
     return msgspec.json.encode(_data(value, sink))
 
 
-def encode(value: object, where: str = "this value") -> Encoded:
+def encode(value: object, where: str = "this value", *, references: bool = True) -> Encoded:
     """Return a value as tagged JSON, with its large parts beside it.
 
     Args:
         value: anything the module's docstring names, in any nesting.
         where: what is being stored, for the error's text.
+        references: whether the value may refer to conversations.
 
     Raises:
         NotSerializableError: some part of the value is not data.
+        UsageError: it refers to a conversation and may not.
     """
     kind = type(value)
     if kind in _PLAIN and (kind is not str or (len(value) < _SHORT and value.isascii())):  # type: ignore[arg-type, attr-defined]
@@ -284,7 +291,7 @@ def encode(value: object, where: str = "this value") -> Encoded:
         small = _small_record(value)
         if small is not None:
             return small
-    sink = Sink(where)
+    sink = Sink(where, takes_references=references)
     try:
         raw = _written(value, sink)
     except BaseException as error:

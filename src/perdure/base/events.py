@@ -6,6 +6,7 @@ inside events as tagged JSON that stays encoded (:class:`msgspec.Raw`) until som
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import msgspec
@@ -69,10 +70,11 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         limits = {"max_attempts": 1, "initial_backoff": 0, "max_backoff": 0, "multiplier": 1}
         for field, least in limits.items():
             value = getattr(self, field)
-            if value < least:
-                raise ValueError(f"RetryPolicy.{field} is {value}; it must be at least {least}")
-        if self.total_timeout is not None and self.total_timeout <= 0:
-            raise ValueError(f"RetryPolicy.total_timeout is {self.total_timeout}; use a positive number or None")
+            if not math.isfinite(value) or value < least:
+                raise ValueError(f"RetryPolicy.{field} is {value}; use a number of at least {least}")
+        limit = self.total_timeout
+        if limit is not None and (not math.isfinite(limit) or limit <= 0):
+            raise ValueError(f"RetryPolicy.total_timeout is {limit}; use a positive number or None")
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=True, gc=False):

@@ -237,6 +237,7 @@ class Worker:
         if park is None:
             self._arm(held)
         else:
+            held.busy = True
             self._chore(self._give_back(held, due=park.due, waits=park.waits, stalled=False))
 
     def _park(self, held: Held) -> Park | None:

@@ -15,7 +15,7 @@ from perdure.hosting.background import BackgroundRuntime
 from perdure.ports.history_store import HistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.location import store_path
-from perdure.workflow.registry import default_registry
+from perdure.workflows.registry import default_registry
 
 Payload = str | dict[str, Any]
 
@@ -109,7 +109,13 @@ class AgentRunner:
         return background.call(work)
 
     async def _run(
-        self, agent: DurableAgent, payload: Payload | None, instance_id: str | None, *, wait: bool, timeout: float | None  # noqa: ASYNC109
+        self,
+        agent: DurableAgent,
+        payload: Payload | None,
+        instance_id: str | None,
+        *,
+        wait: bool,
+        timeout: float | None,  # noqa: ASYNC109
     ) -> str | None:
         if self._background is not None:
             work = self._run_on(self._background.runtime, agent, payload, instance_id, wait=wait, timeout=timeout)

@@ -243,9 +243,7 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def signal(
-        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS
-    ) -> Status | None:
+    async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into the inbox of an instance; return the instance's status, None when it does not exist.
 
         Only an instance that is RUNNING takes the event.

@@ -16,7 +16,11 @@ class Runtime(Protocol):
     """
 
     async def start(
-        self, workflow: Callable[..., Any] | str, input: Any = None, *, instance_id: str | None = None  # noqa: A002
+        self,
+        workflow: Callable[..., Any] | str,
+        input: Any = None,
+        *,
+        instance_id: str | None = None,  # noqa: A002
     ) -> str:
         """Start an instance and return its id; the same id with the same input attaches to the run that exists.
 

@@ -45,7 +45,7 @@ from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance
 from perdure.runtime.waiting import Ends
-from perdure.workflow.registry import Registry, default_registry
+from perdure.workflows.registry import Registry, default_registry
 
 _ID_LENGTH = 256
 
@@ -164,15 +164,17 @@ class EmbeddedRuntime:
     # -- starting
 
     async def start(
-        self, workflow: Callable[..., Any] | str, input: Any = None, *, instance_id: str | None = None  # noqa: A002
+        self,
+        workflow: Callable[..., Any] | str,
+        input: Any = None,
+        *,
+        instance_id: str | None = None,  # noqa: A002
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:
             _require_usable(instance_id)
         name = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
-        encoded = encode(input, f"the input of workflow {name!r}")
-        if encoded.links:
-            raise UsageError(f"the input of workflow {name!r} holds a conversation; pass its messages")
+        encoded = encode(input, f"the input of workflow {name!r}", references=False)
         worker = self._worker
         lease = worker.lease if worker is not None and worker.has_room and name in self.registry.workflows else None
         new = NewInstance(
@@ -244,7 +246,7 @@ class EmbeddedRuntime:
         """Send an event to an instance; see :class:`~perdure.ports.runtime.Runtime`."""
         if name.startswith(ENGINE_EVENT):
             raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
-        encoded = encode(data, f"the data of event {name!r}")
+        encoded = encode(data, f"the data of event {name!r}", references=False)
         status = await self._send(instance_id, EventRaised(name=name, input=encoded.raw), encoded)
         if status.finished:
             raise InstanceError(instance_id, f"instance {instance_id!r} is {status}; it takes no events any more")
@@ -269,7 +271,7 @@ class EmbeddedRuntime:
             raise UsageError(f"task is {task!r}; use the number that the run's waits show under 'asks'")
         if decision not in {"retry", "completed", "failed"}:
             raise UsageError(f"decision is {decision!r}; use 'retry', 'completed' or 'failed'")
-        encoded = encode({"task": task, "decision": decision, "result": result}, "the answer")
+        encoded = encode({"task": task, "decision": decision, "result": result}, "the answer", references=False)
         await self._send(instance_id, EventRaised(name=ANSWERED, input=encoded.raw), encoded)
 
     async def resume(self, instance_id: str) -> None:
@@ -278,8 +280,6 @@ class EmbeddedRuntime:
 
     async def _send(self, instance_id: str, event: AnyEvent, encoded: Encoded | None = None) -> Status:
         crash_point("signal.before_commit")
-        if encoded is not None and encoded.links:
-            raise UsageError("an event cannot carry a conversation; pass its messages")
         blobs = encoded.blobs if encoded is not None else {}
         status = await self.store.signal(instance_id, encode_event(event), blobs)
         crash_point("signal.after_commit")

@@ -185,9 +185,13 @@ class Writer:
             try:
                 done(outcome)
             except Exception as error:  # noqa: BLE001 - one listener must not cost the others their answers
-                self._loop.call_exception_handler({"message": "an answer of the store was not taken", "exception": error})
+                self._loop.call_exception_handler(
+                    {"message": "an answer of the store was not taken", "exception": error}
+                )
 
 
 def _concerns_all(error: Exception) -> bool:
     """Whether an error is about the file or the disk, not about one submission."""
-    return isinstance(error, sqlite3.Error) and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError))
+    return isinstance(error, sqlite3.Error) and not isinstance(
+        error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+    )

@@ -12,8 +12,8 @@ from perdure.base.errors import UsageError
 from perdure.engine.activity import Activity
 from perdure.engine.replay import Execution, Steps, Workflow
 from perdure.ports.toolset import OnCrash
-from perdure.workflow.adapt import input_converter, one_input, takes_argument
-from perdure.workflow.context import WorkflowContext
+from perdure.workflows.adapt import input_converter, one_input, takes_argument
+from perdure.workflows.context import WorkflowContext
 
 NAME_ATTRIBUTE = "__perdure_name__"
 """Where a decorated function keeps its registered name."""

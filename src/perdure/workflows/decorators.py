@@ -7,7 +7,7 @@ from typing import Any, TypeVar, overload
 
 from perdure.base.errors import UsageError
 from perdure.ports.toolset import OnCrash
-from perdure.workflow.registry import NAME_ATTRIBUTE, default_registry, registered_name
+from perdure.workflows.registry import NAME_ATTRIBUTE, default_registry, registered_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 

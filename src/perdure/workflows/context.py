@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from perdure.base.events import RetryPolicy
 from perdure.engine.replay import Execution
 from perdure.engine.tasks import Deadline, Task, WhenAll, WhenAny
-from perdure.workflow.adapt import result_converter
+from perdure.workflows.adapt import result_converter
 
 T = TypeVar("T")
 

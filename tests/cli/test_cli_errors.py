@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.harness import Done
+
+from perdure.components.history.sqlite import SQLiteHistoryStore
+from perdure.runtime.embedded import EmbeddedRuntime
+from perdure.workflows.registry import Registry
+
+Command = Callable[..., Done]
+
+AGENT = "from perdure import DurableAgent\n"
+
+
+def refused(done: Done) -> str:
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    return done.err
+
+
+def test_a_missing_file_is_named_with_those_that_exist(perdure: Command, tmp_path: Path):
+    (tmp_path / "app.py").touch()
+    assert "there is no file ap.py. Python files there: app.py" in refused(perdure("run", "ap.py", "x"))
+    assert "no file and no module 'nowhere.to.be'" in refused(perdure("run", "nowhere.to.be", "x"))
+
+
+def test_an_app_without_an_agent_lists_what_it_holds(perdure: Command, tmp_path: Path):
+    (tmp_path / "none.py").write_text("def helper(): ...\nanswer = 42\n")
+    assert "holds no DurableAgent in its globals. Found: helper, answer" in refused(perdure("run", "none.py", "x"))
+    (tmp_path / "class_only.py").write_text(f"{AGENT}class Mine(DurableAgent): ...\n")
+    assert "make an instance, agent = Mine()" in refused(perdure("run", "class_only.py", "x"))
+
+
+def test_of_several_agents_one_is_to_be_named(perdure: Command, tmp_path: Path):
+    text = f"{AGENT}one = DurableAgent(name='One', llm='echo')\ntwo = DurableAgent(name='Two', llm='echo')\nx = 1\n"
+    (tmp_path / "several.py").write_text(text)
+    message = refused(perdure("run", "several.py", "hi"))
+    assert "several.py:one (One), several.py:two (Two)" in message
+    assert "there is no such name. Found: several.py:one" in refused(perdure("run", "several.py:three", "hi"))
+    assert "it holds 1" in refused(perdure("run", "several.py:x", "hi"))
+    assert perdure("run", "several.py:two", "hi").out == "You said: hi\n"
+    assert perdure("run", "several:one", "hi").out == "You said: hi\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_like_this\n", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+        ("x = 1\ny = 1 / 0\n", "ZeroDivisionError: division by zero (bad.py, line 2)"),
+        ("def (:\n", "line 1"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        (f"{AGENT}DurableAgent()\n", "DurableAgent needs a name"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_says_where(perdure: Command, tmp_path: Path, text: str, message: str):
+    (tmp_path / "bad.py").write_text(text)
+    told = refused(perdure("run", "bad.py", "x"))
+    assert "bad.py could not be loaded" in told
+    assert message in told
+
+
+def test_bad_options_are_refused_in_one_line(perdure: Command, tmp_path: Path):
+    (tmp_path / "echo.py").write_text(f"{AGENT}agent = DurableAgent(name='Echo', llm='echo')\n")
+    assert "unknown model provider 'foo'" in refused(perdure("run", "echo.py", "x", "--model", "foo"))
+    assert "the question is empty" in refused(perdure("run", "echo.py", "  "))
+    assert "--status is 'odd'" in refused(perdure("runs", "list", "--status", "odd"))
+    assert "not both" in refused(perdure("runs", "list", "--agent", "a", "--workflow", "b"))
+    assert "give one of" in refused(perdure("runs", "resume", "x", "--retry", "--fail", "no"))
+    assert "--result is not JSON" in refused(perdure("runs", "resume", "x", "--result", "done"))
+
+
+def test_a_file_that_is_no_store_is_refused(perdure: Command, store: Path):
+    store.write_bytes(b"this is no database" * 100)
+    assert "not a database" in refused(perdure("runs", "list"))
+    report = perdure("doctor")
+    assert report.code == 1
+    assert "fail" in report.out
+    assert "move this file away" in report.out
+
+
+def test_the_store_of_a_newer_version_is_refused(perdure: Command, store: Path):
+    database = sqlite3.connect(store)
+    database.execute("PRAGMA application_id = 0x50657264")
+    database.execute("PRAGMA user_version = 999")
+    database.execute("CREATE TABLE future (x)")
+    database.close()
+    assert "schema is version 999" in refused(perdure("runs", "show", "x"))
+
+
+def test_debug_shows_the_traceback(perdure: Command, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(Exception, match="no file"):
+        perdure("run", "gone.py", "x", "--debug")
+    monkeypatch.setenv("PERDURE_DEBUG", "1")
+    with pytest.raises(Exception, match="no file"):
+        perdure("run", "gone.py", "x")
+
+
+def test_doctor_is_content_where_all_is_well(perdure: Command, store: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PERDURE_FUTURE_TOKEN", "do-not-show")
+    fresh = perdure("doctor")
+    assert fresh.code == 0
+    assert "does not exist yet" in fresh.out
+    assert "do-not-show" not in fresh.out
+    assert not store.exists()
+    (store.parent / "echo.py").write_text(f"{AGENT}agent = DurableAgent(name='Echo', llm='echo')\n")
+    assert perdure("run", "echo.py", "hi").code == 0
+    checks = {check["name"]: check for check in perdure("doctor", "--json").data}
+    assert {check["verdict"] for check in checks.values()} <= {"ok", "warn"}
+    assert checks["runs"]["finding"] == "1 completed"
+    assert "ms" in checks["commit"]["finding"]
+    assert checks["PERDURE_FUTURE_TOKEN"]["finding"] == "set"
+    assert not list(store.parent.glob(".perdure-doctor-*"))
+
+
+def test_doctor_fails_where_the_folder_is_missing(perdure: Command, tmp_path: Path):
+    report = perdure("doctor", "--store", str(tmp_path / "gone" / "perdure.db"))
+    assert report.code == 1
+    assert "make the folder" in report.out
+
+
+def test_every_command_has_help_with_an_example(perdure: Command):
+    groups = [(), ("run",), ("doctor",), ("version",)]
+    groups += [("runs", name) for name in ("list", "show", "watch", "cancel", "resume")]
+    for group in groups:
+        done = perdure(*group, "--help")
+        assert done.code == 0
+        assert "Example: perdure" in done.out
+    assert perdure("--version").out == perdure("version").out
+
+
+HEAVY = ["openai", "starlette", "uvicorn", "jinja2", "yaml"]
+
+
+# Newer versions of typer read options with pydantic themselves.
+@pytest.mark.parametrize(("arguments", "heavy"), [(("--help",), [*HEAVY, "pydantic"]), (("runs", "list"), HEAVY)])
+def test_looking_around_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...], heavy: list[str]):
+    program = (
+        "import sys\nfrom perdure.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"sys.exit(', '.join(set({heavy}) & set(sys.modules)) or None)\n"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    environment = {"PERDURE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_whose_history_does_not_fit_its_agent_stalls_and_says_what_to_do(
+    perdure: Command, store: Path, tmp_path: Path
+):
+    async def another(ctx):
+        await ctx.wait_for_external_event("never")
+
+    async def begin() -> None:
+        registry = Registry()
+        registry.add_workflow(another, name="dapr.agents.Echo.workflow")
+        async with EmbeddedRuntime(SQLiteHistoryStore(store), registry=registry) as runtime:
+            await runtime.start("dapr.agents.Echo.workflow", {"task": "hi"}, instance_id="odd")
+            while (await runtime.find("odd")).waits is None:  # type: ignore[union-attr]
+                await asyncio.sleep(0.005)
+            await runtime.raise_event("odd", "other")
+
+    asyncio.run(begin())
+    (tmp_path / "echo_late.py").write_text(f"{AGENT}agent = DurableAgent(name='Echo', llm='echo')\n")
+    done = perdure("run", "echo_late.py", "hi")
+    assert (done.code, done.out) == (3, "")
+    assert "run odd is stalled" in done.err
+    assert "perdure runs resume odd" in done.err

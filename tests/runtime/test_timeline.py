@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.base.codec import encode
+from perdure.base.events import (
+    AnyEvent,
+    EventRaised,
+    ExecutionCompleted,
+    ExecutionStarted,
+    ExecutionTerminated,
+    Failure,
+    HistoryRow,
+    Status,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+    TimerCreated,
+    TimerFired,
+)
+from perdure.ports.history_store import InstanceRecord
+from perdure.runtime.inspect import Inspection, inspection
+from perdure.runtime.timeline import Entry, Kind, Progress, timeline, values
+
+FAILURE = Failure(error_type="OSError", message="the line is dead")
+
+
+def raw(value: object) -> msgspec.Raw:
+    return encode(value).raw
+
+
+def history(*episodes: tuple[AnyEvent, ...]) -> list[HistoryRow]:
+    """Return rows that happen one second after the other, from second 100 on."""
+    return [HistoryRow(number, 100.0 + number, events) for number, events in enumerate(episodes)]
+
+
+STARTED = ExecutionStarted(name="order", input=raw({"amount": 5}))
+CALLED = TaskScheduled(id=0, name="pay", input=raw(5))
+PAID = TaskCompleted(task_id=0, result=raw("paid"))
+ENDED = ExecutionCompleted(status=Status.COMPLETED, result=raw("done"))
+
+
+def only(entries: list[Entry], kind: Kind) -> Entry:
+    (found,) = [entry for entry in entries if entry.kind is kind]
+    return found
+
+
+def test_a_run_has_a_start_its_calls_and_an_end():
+    entries = timeline(history((STARTED,), (CALLED,), (PAID, ENDED)))
+    assert [(entry.kind, entry.name, entry.progress) for entry in entries] == [
+        (Kind.START, "order", Progress.COMPLETED),
+        (Kind.ACTIVITY, "pay", Progress.COMPLETED),
+        (Kind.END, "COMPLETED", Progress.COMPLETED),
+    ]
+    call = entries[1]
+    assert (call.started_at, call.ended_at, call.duration, call.recorded) == (101.0, 102.0, 1.0, 1)
+    assert (call.input, call.output) == (raw(5), raw("paid"))
+
+
+def test_a_call_without_outcome_is_running():
+    call = only(timeline(history((STARTED,), (CALLED,))), Kind.ACTIVITY)
+    assert (call.progress, call.is_open, call.duration, call.recorded) == (Progress.RUNNING, True, None, 0)
+
+
+RETRIED = [
+    (STARTED,),
+    (CALLED,),
+    (TaskFailed(task_id=0, failure=FAILURE), TimerCreated(id=1, fire_at=105.0, retry_of=0)),
+    (TimerFired(timer_id=1), TaskScheduled(id=2, name="pay", attempt=2, retry_of=0)),
+    (TaskCompleted(task_id=2, result=raw("paid")),),
+]
+
+
+def test_a_failed_attempt_with_a_wait_behind_it_is_retrying():
+    entries = timeline(history(*RETRIED[:3]))
+    call = only(entries, Kind.ACTIVITY)
+    assert (call.progress, call.due, call.failure, call.ended_at) == (Progress.RETRYING, 105.0, FAILURE, None)
+    assert all(entry.kind is not Kind.TIMER for entry in entries)
+
+
+def test_all_attempts_of_a_call_make_one_entry():
+    call = only(timeline(history(*RETRIED)), Kind.ACTIVITY)
+    assert (call.progress, call.failure, call.duration, call.recorded) == (Progress.COMPLETED, None, 3.0, 1)
+    assert [(attempt.task, attempt.number, attempt.failure) for attempt in call.attempts] == [
+        (0, 1, FAILURE),
+        (2, 2, None),
+    ]
+    assert [(attempt.started_at, attempt.ended_at) for attempt in call.attempts] == [(101.0, 102.0), (103.0, 104.0)]
+
+
+def test_a_failure_without_a_wait_is_final():
+    call = only(timeline(history((STARTED,), (CALLED,), (TaskFailed(task_id=0, failure=FAILURE),))), Kind.ACTIVITY)
+    assert (call.progress, call.failure, call.duration) == (Progress.FAILED, FAILURE, 1.0)
+
+
+ASKED = EventRaised(name="perdure.asked", input=raw(0))
+
+
+def answered(decision: str) -> EventRaised:
+    return EventRaised(name="perdure.answered", input=raw({"task": 0, "decision": decision, "result": None}))
+
+
+def test_an_interrupted_call_asks_until_a_human_answers():
+    rows = history((STARTED,), (CALLED,), (ASKED,), (answered("retry"),), (PAID,))
+    asking = timeline(rows[:3])
+    assert only(asking, Kind.ACTIVITY).progress is Progress.ASKS
+    assert (only(asking, Kind.QUESTION).name, only(asking, Kind.QUESTION).task) == ("pay", 0)
+    again = timeline(rows[:4])
+    assert only(again, Kind.ACTIVITY).progress is Progress.RUNNING
+    assert not only(again, Kind.QUESTION).is_open
+    assert only(again, Kind.ANSWER).task == 0
+    assert only(timeline(rows), Kind.ACTIVITY).progress is Progress.COMPLETED
+
+
+def test_an_answer_may_be_the_result_itself():
+    entries = timeline(history((STARTED,), (CALLED,), (ASKED,), (answered("completed"), PAID)))
+    assert (only(entries, Kind.ACTIVITY).progress, only(entries, Kind.ACTIVITY).output) == (
+        Progress.COMPLETED,
+        raw("paid"),
+    )
+
+
+def test_timers_and_events_are_entries_and_the_engines_own_notes_are_not():
+    approval = EventRaised(name="approval", input=raw("yes"))
+    note = EventRaised(name="perdure.not_started", input=raw([0]))
+    resumed = EventRaised(name="perdure.resumed")
+    timer = TimerCreated(id=0, fire_at=101.5)
+    entries = timeline(history((STARTED, timer), (TimerFired(timer_id=0),), (approval,), (note,), (resumed,)))
+    assert [entry.kind for entry in entries] == [Kind.START, Kind.TIMER, Kind.EVENT, Kind.RESUME]
+    assert (entries[1].progress, entries[1].due, entries[1].duration) == (Progress.COMPLETED, 101.5, 1.0)
+    assert (entries[2].name, entries[2].input) == ("approval", raw("yes"))
+
+
+def test_what_a_run_leaves_open_when_it_ends_is_cancelled():
+    failure = Failure(error_type="Terminated", message="enough")
+    ended = ExecutionCompleted(status=Status.TERMINATED, failure=failure)
+    timer = TimerCreated(id=1, fire_at=900.0)
+    entries = timeline(history((STARTED,), (CALLED, timer), (ExecutionTerminated(reason="enough"), ended)))
+    assert only(entries, Kind.ACTIVITY).progress is Progress.CANCELLED
+    assert only(entries, Kind.TIMER).progress is Progress.CANCELLED
+    end = only(entries, Kind.END)
+    assert (end.name, end.progress, end.failure) == ("TERMINATED", Progress.FAILED, failure)
+
+
+def test_a_result_recorded_twice_is_noticed():
+    assert only(timeline(history((STARTED,), (CALLED,), (PAID,), (PAID,))), Kind.ACTIVITY).recorded == 2
+
+
+def test_values_are_those_that_showing_needs():
+    rows = history((STARTED,), (CALLED,), (PAID, ENDED))
+    assert values(rows) == [raw({"amount": 5}), raw(5), raw("paid"), raw("done")]
+
+
+@given(cut=st.integers(0, 5), end=st.booleans())
+def test_every_beginning_of_a_history_has_a_timeline(cut: int, end: bool):
+    episodes = [*RETRIED[:cut], *([(ENDED,)] if end and cut else [])]
+    entries = timeline(history(*episodes))
+    assert [entry.started_at for entry in entries] == sorted(entry.started_at for entry in entries)
+    ended = any(entry.kind is Kind.END for entry in entries)
+    assert not (ended and any(entry.is_open for entry in entries))
+
+
+AGENT = "dapr.agents.Ada.workflow"
+CALL_LLM, RUN_TOOL = "dapr.agents.Ada.call_llm", "dapr.agents.Ada.run_tool"
+
+
+def spoken(content: str | None, *calls: str) -> msgspec.Raw:
+    made = [{"id": name, "type": "function", "function": {"name": name, "arguments": '{"a": 1}'}} for name in calls]
+    message = {"role": "assistant", "content": content, "tool_calls": made}
+    return raw({"message": message, "model": "m-1", "usage": {"input_tokens": 10, "output_tokens": 2}})
+
+
+def inspected(*episodes: tuple[AnyEvent, ...], workflow: str = AGENT) -> Inspection:
+    record = InstanceRecord(
+        key=1, instance_id="run", app_id="app", workflow=workflow, status=Status.COMPLETED, created_at=100.0
+    )
+    return inspection(record, history(*episodes), encode(None).resolved)
+
+
+def model_call(task: int, depth: int) -> TaskScheduled:
+    # As the engine writes it: the conversation by reference, which no store is asked for here.
+    reference = f'{{"conversation":{{"$conversation":["run",{depth},"{"0" * 40}"]}},"turn":1}}'
+    return TaskScheduled(id=task, name=CALL_LLM, input=msgspec.Raw(reference.encode()))
+
+
+def tool_call(task: int, name: str) -> TaskScheduled:
+    call = {"id": name, "type": "function", "function": {"name": name, "arguments": '{"a": 1}'}}
+    return TaskScheduled(id=task, name=RUN_TOOL, input=raw({"tool_call": call, "order": 0}))
+
+
+def test_an_agents_run_is_turns_tools_and_an_answer():
+    found = inspected(
+        (ExecutionStarted(name=AGENT, input=raw({"task": "hi"})),),
+        (model_call(0, 1),),
+        (TaskCompleted(task_id=0, result=spoken(None, "look", "take")), tool_call(1, "look"), tool_call(2, "take")),
+        (TaskCompleted(task_id=2, result=raw({"content": "no", "failed": True})),),
+        (TaskCompleted(task_id=1, result=raw({"content": "seen"})), model_call(3, 4)),
+        (TaskCompleted(task_id=3, result=spoken("done")),),
+        (ExecutionCompleted(status=Status.COMPLETED, result=raw({"role": "assistant", "content": "done"})),),
+    )
+    steps = [(step.role, step.name, step.turn) for step in found.steps]
+    assert steps[1:5] == [("model", "model", 1), ("tool", "look", 1), ("tool", "take", 1), ("model", "model", 2)]
+    first, look, take, second = found.steps[1:5]
+    assert (first.input, first.output) == ("a conversation of 1 message", 'calls look({"a": 1}), take({"a": 1})')
+    assert (look.input, look.output, look.told) == ('{"a": 1}', "seen", False)
+    assert (take.output, take.told) == ("no", True)
+    assert (second.model, second.input, second.output) == ("m-1", "a conversation of 4 messages", "done")
+    assert found.answer == "done"
+    totals = found.totals
+    assert (totals.model_calls, totals.tool_calls, totals.open_calls, totals.once) == (2, 2, 0, True)
+    assert (totals.input_tokens, totals.output_tokens) == (20, 4)
+
+
+def test_a_question_carries_the_name_of_the_tool():
+    rows = [(STARTED,), (tool_call(0, "take"),), (ASKED,)]
+    found = inspected(*rows)
+    assert [(step.role, step.name) for step in found.steps[1:]] == [("tool", "take"), ("question", "take")]
+    assert [step.name for step in found.asks] == ["take"]
+
+
+@pytest.mark.parametrize("result", ["text", None, {"content": "a field of its own"}, [1, 2]])
+def test_the_answer_of_a_workflow_is_its_result(result: object):
+    end = ExecutionCompleted(status=Status.COMPLETED, result=raw(result))
+    assert inspected((STARTED,), (end,), workflow="order").answer == result
