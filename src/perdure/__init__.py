@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from perdure.ports.toolset import Interrupted
     from perdure.runtime.embedded import EmbeddedRuntime
     from perdure.tools.tool import tool
-    from perdure.workflow.context import WorkflowContext
-    from perdure.workflow.decorators import activity, workflow
+    from perdure.workflows.context import WorkflowContext
+    from perdure.workflows.decorators import activity, workflow
 
 _HOMES = {
     "perdure.agents.agent": ["DurableAgent"],
@@ -65,14 +65,14 @@ _HOMES = {
     "perdure.ports.toolset": ["Interrupted"],
     "perdure.runtime.embedded": ["EmbeddedRuntime"],
     "perdure.tools.tool": ["tool"],
-    "perdure.workflow.context": ["WorkflowContext"],
-    "perdure.workflow.decorators": ["activity", "workflow"],
+    "perdure.workflows.context": ["WorkflowContext"],
+    "perdure.workflows.decorators": ["activity", "workflow"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: PLE0604 - names, proved importable by a test
+__all__ = [
     "ActivityContext",
     "ActivityFailedError",
     "AgentError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ import pytest
 
 from perdure import DurableAgent, Interrupted, tool
 from perdure.base.faults import arm
+from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.llm.scripted import ScriptedModel
+from perdure.runtime.embedded import EmbeddedRuntime
+from perdure.workflows.registry import Registry
 
 PATIENCE = 30
 
@@ -52,11 +57,6 @@ def wrong_answer(question: Interrupted) -> Any:
 
 def cut_off(path: Path, folder: Path, on_crash: Any) -> None:
     """Run the agent in this process and die right after the tool's effect."""
-    import asyncio
-
-    from perdure.components.history.sqlite import SQLiteHistoryStore
-    from perdure.runtime.embedded import EmbeddedRuntime
-    from perdure.workflows.registry import Registry
 
     async def body() -> None:
         registry = Registry()
@@ -125,8 +125,6 @@ def test_a_reconcile_function_may_find_that_it_did_not(bench, interrupted, paid)
     ],
 )
 def test_a_human_decides_when_asked(bench, interrupted, paid, on_crash, decision, result, told, payments) -> None:
-    import asyncio
-
     agent = interrupted(on_crash)
 
     async def body() -> None:
@@ -143,9 +141,6 @@ def test_a_human_decides_when_asked(bench, interrupted, paid, on_crash, decision
 
 
 async def _until_asked(runtime: Any) -> dict[str, Any]:
-    import asyncio
-    import json
-
     async with asyncio.timeout(PATIENCE):
         while True:
             record = await runtime.find("payment")

@@ -11,12 +11,13 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from perdure.base.errors import RunFailedError
+from tests.shapes import ALL, REGISTRY, Shape, effects
+
+from perdure.base.errors import InstanceError, RunFailedError
 from perdure.base.events import HistoryRow, TaskCompleted, TaskScheduled
 from perdure.base.faults import CrashPoint, arm
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
-from tests.shapes import ALL, REGISTRY, Shape, effects
 
 PATIENCE = 60.0
 PRELOAD = ["tests.chaos.harness", "tests.chaos.fleet", "perdure.llm.scripted"]
@@ -81,16 +82,16 @@ async def _one(runtime: EmbeddedRuntime, log: Path, shape: Shape, accepted: Any)
             await _send(runtime, instance_id, name, data)
     try:
         result = await runtime.wait(instance_id, PATIENCE)
-    except RunFailedError as error:
-        assert shape.error is not None, f"{shape.name}: {error}"
-        assert shape.error in str(error)
+    except RunFailedError as failed:
+        problem = str(failed)
     else:
         shape.check(result)
+        problem = ""
+    assert (shape.error or "") in problem, f"{shape.name}: {problem}"
+    assert bool(problem) == bool(shape.error), f"{shape.name}: {problem}"
 
 
 async def _send(runtime: EmbeddedRuntime, instance_id: str, name: str, data: Any) -> None:
-    from perdure.base.errors import InstanceError
-
     try:
         await runtime.raise_event(instance_id, name, data)
     except InstanceError:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from perdure.base.faults import CRASH_POINTS, CrashPoint
 from tests.chaos.harness import Life, killed, live, read_records, runs_by_key
 from tests.shapes import ALL, completions
+
+from perdure.base.faults import CRASH_POINTS, CrashPoint
 
 PASSES = {"store.in_transaction": (2, 4), "activity.after_run": (1, 2, 5), "episode.after_commit": (1, 3)}
 """At which pass of a point to die; the first pass of a store's transaction is the worker's own registration."""

@@ -13,11 +13,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from perdure.base.events import ExecutionCompleted, Status
 from tests.chaos.fleet import MODEL, sail
 from tests.chaos.harness import Life, killed, read_records, runs_by_key
 from tests.shapes import effects
+
+from perdure.base.events import ExecutionCompleted, Status
 
 AGENTS = 200
 

@@ -157,7 +157,7 @@ def test_a_run_whose_history_does_not_fit_its_agent_stalls_and_says_what_to_do(
     perdure: Command, store: Path, tmp_path: Path
 ):
     async def another(ctx):
-        await ctx.wait_for_external_event("never")
+        await ctx.create_timer(3600)
 
     async def begin() -> None:
         registry = Registry()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from perdure.testing import ScriptedModel
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -26,14 +28,14 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     script.write_text(program)
     command = [sys.executable, "-W", "error", script.name]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PERDURE_HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.name)
 def test_the_scripts_of_a_page_are_scripts(page: Path, tmp_path: Path) -> None:
-    from perdure.testing import ScriptedModel
-
     for number, text in enumerate(blocks(page, "yaml")):
         assert yaml.safe_load(text)
         script = tmp_path / f"{number}.yaml"

@@ -7,7 +7,7 @@ from tests.engine.driving import Driven, completed, failed, fired, raised, termi
 
 from perdure.base.errors import ActivityFailedError, Evicted, NonDeterminismError
 from perdure.base.events import ExecutionCompleted, RetryPolicy, Status, TaskScheduled, TimerCreated
-from perdure.engine.replay import ANSWERED, ASKED, NOT_STARTED, RESUMED, STARTED
+from perdure.engine.engine_events import ANSWERED, ASKED, NOT_STARTED, RESUMED, STARTED
 
 
 async def two_steps(ctx):

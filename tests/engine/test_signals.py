@@ -3,7 +3,7 @@ from __future__ import annotations
 from tests.engine.driving import Driven, completed, raised
 
 from perdure.base.codec import NOTHING
-from perdure.engine.replay import ANSWERED, ASKED
+from perdure.engine.engine_events import ANSWERED, ASKED
 from perdure.engine.signals import take_answers
 
 

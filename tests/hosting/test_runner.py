@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import AgentRunner, DurableAgent, RunFailedError, UsageError, tool
+from perdure import AgentRunner, DurableAgent, RunFailedError, StoreError, UsageError, tool
 from perdure.components.history.memory import MemoryHistoryStore
 from perdure.llm.scripted import ScriptedModel
 from perdure.workflows.registry import default_registry
@@ -78,7 +78,7 @@ def test_sync_calls_inside_a_loop_and_async_ones_outside_say_what_to_use(tmp_pat
 
     async def body() -> None:
         for wrong in (lambda: runner.run_sync(greeter(), {"task": "hi"}), runner.start):
-            with pytest.raises(UsageError, match="await runner.run"):
+            with pytest.raises(UsageError, match=r"await runner\.run"):
                 wrong()
 
     asyncio.run(body())
@@ -102,8 +102,6 @@ def test_start_without_an_agent_says_so(tmp_path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_opened_raises_at_the_call(tmp_path: Path) -> None:
-    from perdure import StoreError
-
     (tmp_path / "a.db").write_text("not a database, but long enough to look like a file with something in it" * 20)
     with pytest.raises(StoreError, match="not a database"):
         AgentRunner(store=tmp_path / "a.db").run_sync(greeter(), {"task": "hi"})

@@ -34,8 +34,8 @@ class AgentWorkflow:
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the loop's steps."""
-        steps = agent_loop(WorkflowContext(execution, _by_name), self.agent, argument)
-        return steps  # type: ignore[return-value]  # a coroutine sends and throws as a generator does
+        # A coroutine sends and throws as a generator does.
+        return agent_loop(WorkflowContext(execution, _by_name), self.agent, argument)  # type: ignore[return-value]
 
 
 def _by_name(activity: Callable[..., Any] | str) -> str:
@@ -52,7 +52,7 @@ def _texts(field: str, given: Sequence[str] | str) -> list[str]:
 
 
 class DurableAgent:
-    """An agent whose every model call and tool call is a recorded activity (reference: dapr-ai-docs 2.4, Durable Agent).
+    """An agent whose every model call and tool call is a recorded activity (dapr-ai-docs 2.4, Durable Agent).
 
     Use it directly, or subclass it: methods marked ``@tool`` become tools, and the class attributes ``system_prompt``,
     ``role``, ``goal``, ``instructions`` and ``llm`` give the values that the constructor is not given.

@@ -102,10 +102,7 @@ async def _call_tools(ctx: WorkflowContext, agent: LoopNames, decision: CallTool
     if decision.sequential:
         return [await _call_tool(ctx, agent, call, order) for order, call in enumerate(decision.calls)]
     tasks = [_tool_task(ctx, agent, call, order) for order, call in enumerate(decision.calls)]
-    outcomes: list[ToolOutcome] = []
-    for task in tasks:
-        outcomes.append(await _outcome(task))
-    return outcomes
+    return [await _outcome(task) for task in tasks]
 
 
 async def _call_tool(ctx: WorkflowContext, agent: LoopNames, call: ToolCall, order: int) -> ToolOutcome:

@@ -16,7 +16,8 @@ from perdure.base.codec import NOTHING, Link, Resolved, decode, encode
 from perdure.base.errors import StoreCorruptError, StoreError, UsageError
 from perdure.base.events import AnyEvent, EventRaised, Failure, TaskCompleted, TaskFailed, TaskScheduled
 from perdure.base.faults import crash_point
-from perdure.engine.replay import ASKED, failure_of
+from perdure.engine.engine_events import ASKED
+from perdure.engine.failures import failure_of
 from perdure.engine.values import resolve
 from perdure.ports.history_store import HistoryStore
 from perdure.ports.toolset import Interrupted, OnCrash, Reconciled
@@ -244,7 +245,7 @@ async def reconciled(
     Raises:
         UsageError: it answered something else than the question's own methods return.
     """
-    if asyncio.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function):
         answer: object = await function(question)
     else:
         answer = await in_thread(lambda: function(question))

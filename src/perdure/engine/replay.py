@@ -8,7 +8,6 @@ the same rows and events give the same actions, always.
 from __future__ import annotations
 
 import math
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Protocol
@@ -43,28 +42,12 @@ from perdure.base.events import (
     TimerFired,
     describe,
 )
+from perdure.engine.engine_events import ENGINE_EVENT
+from perdure.engine.failures import failure_of
+from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
 
-ENGINE_EVENT = "perdure."
-"""External events whose name begins like this are the engine's own; workflow code never sees them."""
-
-ASKED = "perdure.asked"
-"""A human is asked what became of an interrupted activity; the input is its attempt's id."""
-
-ANSWERED = "perdure.answered"
-"""A human has said so; the input is an object with the attempt's id as ``task``."""
-
-RESUMED = "perdure.resumed"
-"""A human asked for another try of a stalled instance."""
-
-NOT_STARTED = "perdure.not_started"
-"""A worker stopped before it began these attempts; the input is the list of their ids."""
-
-STARTED = "perdure.started"
-"""Attempts that were recorded as not started begin now; the input is the list of their ids."""
-
 Steps = Generator[Any, Any, Any]
-Convert = Callable[[Any], Any]
 
 
 class Workflow(Protocol):
@@ -98,25 +81,7 @@ class Decisions(msgspec.Struct, gc=False):
     resolved: Resolved
 
 
-class _Call:
-    """An activity call: the first attempt, which holds the input and the policy, and the current one."""
-
-    __slots__ = ("convert", "current", "first", "first_at", "task")
-
-    def __init__(self, first: TaskScheduled, first_at: float, convert: Convert | None) -> None:
-        self.first = first
-        self.current = first
-        self.first_at = first_at
-        self.convert = convert
-        self.task: Task[Any] = Task(f"activity {first.name!r}")
-
-    def adopt(self, recorded: TaskScheduled) -> None:
-        if self.current is self.first:
-            self.first = recorded
-        self.current = recorded
-
-
-class Execution:
+class Execution(OpenWork):
     """One instance's workflow function in the course of its history.
 
     Args:
@@ -127,51 +92,34 @@ class Execution:
         now: the workflow's own clock: when the current episode happened, in seconds since the epoch.
         replaying: whether recorded history is being replayed.
         completed: the end of the instance, once decided.
-        asked: attempts cut off by a crash, about which a human was asked and has not answered.
-        not_started: attempts that a stopping worker recorded as never begun, and that none has begun since.
     """
 
     __slots__ = (
-        "_backoffs",
         "_blobs",
-        "_calls",
         "_conversations",
         "_links",
         "_next_id",
         "_requested",
         "_resolved",
         "_steps",
-        "_timers",
-        "_unread",
-        "_waiters",
-        "_waiting_on",
-        "asked",
         "completed",
         "evicted",
         "instance_id",
-        "not_started",
         "now",
         "replaying",
         "workflow",
     )
 
     def __init__(self, workflow: Workflow, instance_id: str) -> None:
+        super().__init__()
         self.workflow = workflow
         self.instance_id = instance_id
         self.now = 0.0
         self.replaying = False
         self.completed: ExecutionCompleted | None = None
-        self.asked: set[int] = set()
-        self.not_started: set[int] = set()
         self.evicted = False
         self._steps: Steps | None = None
-        self._waiting_on: Task[Any] | None = None
         self._next_id = 0
-        self._calls: dict[int, _Call] = {}
-        self._timers: dict[int, tuple[float, Task[None]]] = {}
-        self._backoffs: dict[int, tuple[float, _Call]] = {}
-        self._waiters: dict[str, deque[Task[Any]]] = {}
-        self._unread: dict[str, deque[Any]] = {}
         self._requested: deque[Action] = deque()
         self._blobs: dict[str, bytes] = {}
         self._links: list[Link] = []
@@ -208,7 +156,7 @@ class Execution:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
         scheduled = TaskScheduled(id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout)
-        call = _Call(scheduled, self.now, convert)
+        call = Call(scheduled, self.now, convert)
         self._calls[scheduled.id] = call
         self._requested.append(scheduled)
         return call.task
@@ -331,59 +279,6 @@ class Execution:
         except BaseException:  # noqa: BLE001 - as above
             return
 
-    # -- what is open
-
-    def pending_activities(self) -> list[TaskScheduled]:
-        """Return the attempts that have neither completed nor failed."""
-        return [call.current for call in self._calls.values()]
-
-    @property
-    def only_asks(self) -> bool:
-        """Whether every open attempt, if there is one, waits for a human's answer."""
-        return len(self._calls) == len(self.asked)
-
-    def input_of(self, scheduled: TaskScheduled) -> msgspec.Raw:
-        """Return the input of an attempt; a retry's is that of the first attempt."""
-        call = self._calls.get(scheduled.id)
-        return scheduled.input if call is None else call.first.input
-
-    def due_timers(self, now: float) -> list[TimerFired]:
-        """Return the firings that are due, the earliest first."""
-        if not self._timers and not self._backoffs:
-            return []
-        due = sorted((at, timer_id) for timer_id, at in self._open_timers() if at <= now)
-        return [TimerFired(timer_id=timer_id) for _, timer_id in due]
-
-    def next_timer(self) -> float | None:
-        """Return when the next timer fires, or None."""
-        if not self._timers and not self._backoffs:
-            return None
-        return min(at for _, at in self._open_timers())
-
-    def waits(self) -> dict[str, Any]:
-        """Return what the instance waits for, as data for people."""
-        found: dict[str, Any] = {}
-        if self.asked:
-            names = {call.current.id: call.first.name for call in self._calls.values()}
-            found["asks"] = [{"task": task, "activity": names.get(task, "")} for task in sorted(self.asked)]
-        events = [name for name, waiters in self._waiters.items() if waiters]
-        if events:
-            found["events"] = events
-        if self._backoffs:
-            found["retries"] = [
-                {"activity": call.first.name, "attempt": call.current.attempt + 1, "at": at}
-                for at, call in self._backoffs.values()
-            ]
-        if self._timers:
-            found["timer"] = min(at for at, _ in self._timers.values())
-        if not found and self._waiting_on is not None:
-            found["stuck"] = self._waiting_on.waits_for()
-        return found
-
-    def _open_timers(self) -> list[tuple[int, float]]:
-        timers = [(timer_id, at) for timer_id, (at, _) in self._timers.items()]
-        return timers + [(timer_id, at) for timer_id, (at, _) in self._backoffs.items()]
-
     # -- replaying
 
     def _replay_one(self, event: AnyEvent) -> None:
@@ -417,16 +312,6 @@ class Execution:
         self._forget_beside()
 
     # -- applying one event
-
-    def _expects(self, event: AnyEvent) -> bool:
-        """Whether an event still concerns this instance; late and repeated ones do not."""
-        match event:
-            case TaskCompleted() | TaskFailed():
-                return event.task_id in self._calls
-            case TimerFired(timer_id=timer_id):
-                return timer_id in self._timers or timer_id in self._backoffs
-            case _:
-                return True
 
     def _apply(self, event: AnyEvent) -> None:
         _HANDLERS[type(event)](self, event)
@@ -491,16 +376,6 @@ class Execution:
             waiters.popleft().resolve(value)
         else:
             self._unread.setdefault(key, deque()).append(value)
-
-    def _note_engine_event(self, name: str, value: Any) -> None:
-        if name == ASKED and value in self._calls:
-            self.asked.add(value)
-        elif name == ANSWERED:
-            self.asked.discard(value["task"])
-        elif name == NOT_STARTED:
-            self.not_started.update(value)
-        elif name == STARTED:
-            self.not_started.difference_update(value)
 
     def _terminated(self, event: ExecutionTerminated) -> None:
         failure = Failure(error_type="Terminated", message=event.reason)
@@ -592,35 +467,6 @@ def _unreachable() -> Task[Any]:
     # What a function that is being unwound still asks for. Raising here instead would let a loop that catches
     # everything spin for ever; a task that never finishes takes it to a wait, where it ends.
     return Task("nothing: the function is being put away")
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Return an exception as data; one that misbehaves when it is looked at included."""
-    return Failure(
-        error_type=type(error).__name__,
-        message=_storable(_text_of(error)),
-        stack=_storable("".join(traceback.format_exception(error))),
-        non_retryable=isinstance(error, UsageError) or getattr(error, "non_retryable", False) is True,
-        retry_after=_seconds(getattr(error, "retry_after", None)),
-    )
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an exception that cannot say what it is must not hide that it was raised
-        return f"<{type(error).__name__} without text: its __str__ fails>"
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _seconds(value: object) -> float | None:
-    # Whatever exceptions of other libraries keep under this name: only a plain number is meant for us.
-    if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
-        return float(value)
-    return None
 
 
 def _agree(recorded: Action, requested: Action) -> bool:

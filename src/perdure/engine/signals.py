@@ -9,7 +9,8 @@ import msgspec
 from perdure.base.codec import Resolved, decode
 from perdure.base.events import AnyEvent, EventRaised, TaskScheduled, decode_event
 from perdure.engine.activity import Outcome, answered
-from perdure.engine.replay import ANSWERED, Execution
+from perdure.engine.engine_events import ANSWERED
+from perdure.engine.replay import Execution
 from perdure.engine.values import incoming_values, resolve
 from perdure.ports.history_store import HistoryStore, Signal
 

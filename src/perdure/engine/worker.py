@@ -32,8 +32,9 @@ from perdure.base.events import (
 )
 from perdure.base.faults import crash_point
 from perdure.engine.activity import ActivityCall, ActivityRunner
+from perdure.engine.engine_events import NOT_STARTED, STARTED
 from perdure.engine.held import Held, WorkerOptions, with_outcomes
-from perdure.engine.replay import NOT_STARTED, STARTED, Decisions, Execution
+from perdure.engine.replay import Decisions, Execution
 from perdure.engine.signals import News, take_answers
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import Episode, HistoryStore, Lease, Park

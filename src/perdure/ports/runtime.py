@@ -18,9 +18,9 @@ class Runtime(Protocol):
     async def start(
         self,
         workflow: Callable[..., Any] | str,
-        input: Any = None,
+        input: Any = None,  # noqa: A002 - the name that Dapr programs use
         *,
-        instance_id: str | None = None,  # noqa: A002
+        instance_id: str | None = None,
     ) -> str:
         """Start an instance and return its id; the same id with the same input attaches to the run that exists.
 

@@ -39,8 +39,8 @@ from perdure.base.events import (
 from perdure.base.faults import crash_point
 from perdure.base.ids import new_instance_id
 from perdure.engine.activity import ActivityRunner
+from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT, RESUMED
 from perdure.engine.held import Held, WorkerOptions
-from perdure.engine.replay import ANSWERED, ENGINE_EVENT, RESUMED
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance
@@ -166,9 +166,9 @@ class EmbeddedRuntime:
     async def start(
         self,
         workflow: Callable[..., Any] | str,
-        input: Any = None,
+        input: Any = None,  # noqa: A002 - the name that Dapr programs use
         *,
-        instance_id: str | None = None,  # noqa: A002
+        instance_id: str | None = None,
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:

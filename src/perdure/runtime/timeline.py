@@ -26,7 +26,7 @@ from perdure.base.events import (
     TimerCreated,
     TimerFired,
 )
-from perdure.engine.replay import ANSWERED, ASKED, ENGINE_EVENT, RESUMED
+from perdure.engine.engine_events import ANSWERED, ASKED, ENGINE_EVENT, RESUMED
 
 
 class Kind(StrEnum):

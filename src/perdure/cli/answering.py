@@ -1,0 +1,144 @@
+"""What humans send to runs: answers about interrupted calls, another try, a cancellation.
+
+Commands only write signals. The process that executes the run reads them, now or when it is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perdure.agents.turn import ToolOutcome
+from perdure.base.errors import UsageError
+from perdure.cli import ending, terminal
+from perdure.cli.find_runs import run_by_prefix
+from perdure.cli.formats import cleaned
+from perdure.cli.options import looking
+from perdure.cli.standing import owner_name, standing
+from perdure.ports.history_store import HistoryStore
+from perdure.runtime.embedded import EmbeddedRuntime
+from perdure.runtime.inspect import Inspection, Inspector, Step, is_tool_call
+from perdure.tools.results import as_text
+
+_PATIENCE = 0.5
+"""Seconds that a command waits to see whether a running app takes its signal."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A human's answer.
+
+    Attributes:
+        decision: "retry", "completed", "failed", or None when no option was given.
+        value: the result, or the reason.
+        task: the attempt that it is about; None for all.
+    """
+
+    decision: str | None = None
+    value: Any = None
+    task: int | None = None
+
+    @classmethod
+    def of(cls, *, retry: bool, result: str | None, fail: str | None, task: int | None) -> Answer:
+        """Return what the options of ``perdure runs resume`` say.
+
+        Raises:
+            UsageError: several answers at once, or a result that is no JSON.
+        """
+        if sum((retry, result is not None, fail is not None)) > 1:
+            raise UsageError("give one of --retry, --result and --fail")
+        if retry:
+            return cls(decision="retry", task=task)
+        if fail is not None:
+            return cls(decision="failed", value=fail, task=task)
+        if result is None:
+            return cls(task=task)
+        try:
+            return cls(decision="completed", value=msgspec.json.decode(result), task=task)
+        except msgspec.DecodeError as error:
+            hint = "a text needs quotes of its own: --result '\"done\"'"
+            raise UsageError(f"--result is not JSON ({error}); {hint}") from None
+
+
+async def answer_run(store: Path | None, named: str | None, run: str, answer: Answer) -> int:
+    """Answer what a run asks, or try a stalled one again; return 0, or 1 when an answer is still missing.
+
+    Raises:
+        UsageError: the run has ended, or does not ask this.
+    """
+    async with looking(store) as runtime:
+        record = await run_by_prefix(runtime.store, run)
+        inspection = await Inspector(runtime.store, record.instance_id).look()
+        if record.status.finished:
+            raise UsageError(f"run {cleaned(record.instance_id)} is {record.status.lower()}; it cannot be resumed")
+        if inspection.asks:
+            return await _answer_asks(runtime, inspection, answer, named)
+        stands = standing(record, time.time(), inspection)
+        if answer.decision is not None or answer.task is not None:
+            raise UsageError(f"run {cleaned(record.instance_id)} asks nothing; it {_is(stands.reason)}")
+        if stands.state != "stalled":
+            terminal.note(f"run {cleaned(record.instance_id)} needs no answer; it {_is(stands.reason)}")
+            return 0
+        await runtime.resume(record.instance_id)
+        await _report(runtime.store, inspection, "will be tried again")
+        return 0
+
+
+def _is(reason: str) -> str:
+    return cleaned(reason if reason.startswith("waits") else f"is {reason}")
+
+
+async def _answer_asks(runtime: EmbeddedRuntime, inspection: Inspection, answer: Answer, named: str | None) -> int:
+    asked = [step for step in inspection.asks if answer.task in {None, ending.task_of(step)}]
+    if not asked:
+        tasks = ", ".join(str(ending.task_of(step)) for step in inspection.asks)
+        raise UsageError(f"task {answer.task} asks nothing; these do: {tasks}")
+    if answer.decision is None:
+        ending.report_wait(inspection, named)
+        return 1
+    for step in asked:
+        value = _as_recorded(step, answer)
+        await runtime.answer(inspection.record.instance_id, ending.task_of(step), answer.decision, value)
+    names = ", ".join(step.name for step in asked)
+    meaning = {"retry": "runs again", "completed": "counts as done", "failed": "counts as failed"}[answer.decision]
+    await _report(runtime.store, inspection, f"is answered: {cleaned(names)} {meaning}")
+    return 0
+
+
+def _as_recorded(step: Step, answer: Answer) -> Any:
+    """Return the value that the call would have recorded itself: a tool call records what the model reads."""
+    if answer.decision == "completed" and is_tool_call(step.entry.name):
+        return msgspec.to_builtins(ToolOutcome(content=as_text(answer.value)))
+    return answer.value
+
+
+async def cancel_run(store: Path | None, run: str, reason: str) -> None:
+    """Ask for the end of a run; say whether it has taken effect."""
+    async with looking(store) as runtime:
+        record = await run_by_prefix(runtime.store, run)
+        if record.status.finished:
+            terminal.note(f"run {cleaned(record.instance_id)} is {record.status.lower()} already; nothing to cancel")
+            return
+        inspection = await Inspector(runtime.store, record.instance_id).look()
+        await runtime.terminate(record.instance_id, reason)
+        await _report(runtime.store, inspection, "will be cancelled")
+
+
+async def _report(store: HistoryStore, before: Inspection, what: str) -> None:
+    """Say what comes of a signal: at once where the app runs, otherwise when it does."""
+    run, name = before.record.instance_id, owner_name(before.record.workflow)
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        now = await Inspector(store, run).look()
+        if now.record.status.finished:
+            terminal.note(f"run {cleaned(run)} is {now.record.status.lower()}")
+            return
+        if len(now.steps) > len(before.steps):
+            terminal.note(f"run {cleaned(run)} {what}; {cleaned(standing(now.record, time.time(), now).reason)}")
+            return
+        await asyncio.sleep(0.05)
+    terminal.note(f"run {cleaned(run)} {what}")
+    terminal.note(f"Nobody executes it now; this takes effect when the app of {cleaned(name)} runs: perdure run APP")
