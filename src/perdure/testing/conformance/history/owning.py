@@ -1,0 +1,171 @@
+"""Who executes an instance, and when it is due."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.base.errors import StaleLeaseError
+from perdure.base.events import (
+    Status,
+)
+from perdure.ports.history_store import (
+    HistoryStore,
+    Park,
+)
+from perdure.testing.conformance.history import kit
+
+
+class Owning(kit.Suite):
+    """Who executes an instance, and when it is due."""
+
+    @kit.on_open_store
+    async def test_a_start_that_names_a_lease_gives_it_the_instance(self, store: HistoryStore) -> None:
+        """It is owned at once, and nobody else can claim it."""
+        mine, other = await store.join("mine"), await store.join("other")
+        await kit.started(store, "owned", mine)
+        assert (await kit.record(store, "owned")).owner == "mine"
+        assert await kit.claim(store, other) == []
+        assert await store.next_due([kit.WORKFLOW]) is None
+
+    @kit.on_open_store
+    async def test_a_parked_instance_waits_for_its_due_time(self, store: HistoryStore) -> None:
+        """It belongs to nobody, shows what it waits for, and cannot be claimed before it is due."""
+        lease = await store.join("one")
+        await kit.parked(store, "timer", lease, Park(status=Status.RUNNING, due=kit.T0 + 60, waits='{"timer":1}'))
+        record = await kit.record(store, "timer")
+        assert (record.owner, record.due, record.waits) == (None, kit.T0 + 60, '{"timer":1}')
+        assert await store.next_due([kit.WORKFLOW]) == kit.T0 + 60
+        assert await kit.claim(store, lease, now=kit.T0 + 59) == []
+        assert [one.next_seq for one in await kit.claim(store, lease, now=kit.T0 + 60)] == [2]
+
+    @kit.on_open_store
+    async def test_an_instance_that_waits_for_a_signal_is_never_due(self, store: HistoryStore) -> None:
+        """Without a due time only a signal brings it back."""
+        lease = await store.join("one")
+        await kit.parked(store, "approval", lease)
+        assert await store.next_due([kit.WORKFLOW]) is None
+        assert await kit.claim(store, lease, now=kit.T0 * 2) == []
+
+    @kit.on_open_store
+    async def test_parking_with_signals_left_is_due_at_once(self, store: HistoryStore) -> None:
+        """A signal that the last episode did not take over is not slept over."""
+        lease = await store.join("one")
+        key = await kit.started(store, "late", lease)
+        await store.signal("late", kit.raised("first"))
+        await store.signal("late", kit.raised("second"))
+        first = (await store.inbox(lease))[0]
+        park = Park(status=Status.RUNNING, due=kit.T0 + 60)
+        await kit.append(store, lease, kit.episode(key, 1, consumed=(first.position,), park=park))
+        assert (await kit.record(store, "late")).due == 0
+        assert [[signal.event for signal in one.signals] for one in await kit.claim(store, lease, now=0)] == [
+            [kit.raised("second")]
+        ]
+
+    @kit.on_open_store
+    async def test_a_finished_instance_is_nobodys_and_never_due(self, store: HistoryStore) -> None:
+        """It shows how and when it ended; its inbox is cleared."""
+        lease = await store.join("one")
+        key = await kit.started(store, "end", lease)
+        await store.signal("end", kit.raised("unread"))
+        await kit.append(store, lease, kit.episode(key, 1, park=Park(status=Status.FAILED)))
+        record = await kit.record(store, "end")
+        assert (record.status, record.finished_at) == (Status.FAILED, kit.T0 + 1)
+        assert (record.owner, record.due, record.waits) == (None, None, None)
+        assert await kit.claim(store, lease, now=kit.T0 * 2) == []
+        assert await store.inbox(lease) == []
+
+    @kit.on_open_store
+    async def test_a_released_instance_is_due_when_it_says(self, store: HistoryStore) -> None:
+        """Giving back adds nothing to the history."""
+        lease = await store.join("one")
+        key = await kit.started(store, "back", lease)
+        await store.release(lease, key, due=kit.T0 + 5, waits='{"why":1}', stalled=False)
+        record = await kit.record(store, "back")
+        assert (record.owner, record.due, record.waits) == (None, kit.T0 + 5, '{"why":1}')
+        assert [one.next_seq for one in await kit.claim(store, lease, now=kit.T0 + 5)] == [1]
+
+    @kit.on_open_store
+    async def test_a_released_instance_with_signals_is_due_at_once(self, store: HistoryStore) -> None:
+        """Its inbox is a reason to go on, unless it is stalled."""
+        lease = await store.join("one")
+        key = await kit.started(store, "back", lease)
+        await store.signal("back", kit.raised("hello"))
+        await store.release(lease, key, due=None, waits=None, stalled=False)
+        assert (await kit.record(store, "back")).due == 0
+
+    @kit.on_open_store
+    async def test_a_stalled_instance_waits_for_a_further_signal(self, store: HistoryStore) -> None:
+        """What is in its inbox already does not wake it: it would stall again, for ever."""
+        lease = await store.join("one")
+        key = await kit.started(store, "stalled", lease)
+        await store.signal("stalled", kit.raised("old"))
+        await store.release(lease, key, due=None, waits='{"stalled":"x"}', stalled=True)
+        assert await kit.claim(store, lease, now=kit.T0 * 2) == []
+        await store.signal("stalled", kit.raised("new"))
+        claimed = await kit.claim(store, lease, now=0)
+        assert [signal.event for signal in claimed[0].signals] == [kit.raised("old"), kit.raised("new")]
+
+    @kit.on_open_store
+    async def test_only_its_owner_releases_an_instance(self, store: HistoryStore) -> None:
+        """A release by anybody else is refused, and changes nothing."""
+        mine, other = await store.join("mine"), await store.join("other")
+        key = await kit.started(store, "owned", mine)
+        await kit.is_refused(store.release(other, key, due=0, waits=None, stalled=False), StaleLeaseError)
+        assert (await kit.record(store, "owned")).owner == "mine"
+
+    @kit.on_open_store
+    async def test_claims_take_the_longest_due_first_up_to_the_limit(self, store: HistoryStore) -> None:
+        """Each instance is given once."""
+        for name, at in (("third", kit.T0 + 3), ("first", kit.T0 + 1), ("second", kit.T0 + 2), ("future", kit.T0 + 99)):
+            await store.start(kit.new(name, at=at))
+        lease = await store.join("one")
+        assert await store.next_due([kit.WORKFLOW]) == kit.T0 + 1
+        assert [one.instance_id for one in await kit.claim(store, lease, now=kit.T0 + 9, limit=2)] == [
+            "first",
+            "second",
+        ]
+        assert [one.instance_id for one in await kit.claim(store, lease, now=kit.T0 + 9, limit=2)] == ["third"]
+        assert await store.next_due([kit.WORKFLOW]) == kit.T0 + 99
+
+    @kit.on_open_store
+    async def test_only_the_named_workflows_are_claimed(self, store: HistoryStore) -> None:
+        """A worker never gets what it cannot execute."""
+        await store.start(kit.new("mine"))
+        await store.start(kit.new("foreign", workflow="foreign"))
+        lease = await store.join("one")
+        assert await store.claim(lease, [], kit.T0, 9) == []
+        assert await store.next_due([]) is None
+        claimed = await store.claim(lease, [kit.WORKFLOW, "unheard-of"], kit.T0, 9)
+        assert [(one.instance_id, one.workflow) for one in claimed] == [("mine", kit.WORKFLOW)]
+
+    @kit.on_open_store
+    async def test_a_claim_brings_the_inbox_along(self, store: HistoryStore) -> None:
+        """Oldest first, with growing positions."""
+        key = await kit.started(store, "waiting")
+        for name in ("a", "b", "c"):
+            await store.signal("waiting", kit.raised(name))
+        claimed = (await kit.claim(store, await store.join("one")))[0]
+        assert [(signal.key, signal.event) for signal in claimed.signals] == [(key, kit.raised(name)) for name in "abc"]
+        positions = [signal.position for signal in claimed.signals]
+        assert positions == sorted(set(positions))
+
+    @kit.on_open_store
+    async def test_concurrent_claims_never_share_an_instance(self, store: HistoryStore) -> None:
+        """Two workers over the same state, one owner each."""
+        other = self.reopen(store)
+        await other.open()
+        try:
+            for number in range(40):
+                await store.start(kit.new(f"n{number}"))
+            leases = await store.join("here"), await other.join("there")
+            batches = await asyncio.gather(
+                *(
+                    kit.claim(place, lease, limit=5)
+                    for _ in range(5)
+                    for place, lease in zip((store, other), leases, strict=True)
+                )
+            )
+            keys = [one.key for batch in batches for one in batch]
+            assert len(keys) == len(set(keys)) == 40
+        finally:
+            await other.close()
