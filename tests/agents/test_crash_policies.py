@@ -140,6 +140,21 @@ def test_a_human_decides_when_asked(bench, interrupted, paid, on_crash, decision
     assert len(paid()) == payments
 
 
+def test_a_human_is_asked_when_the_interrupted_tool_is_gone(bench, interrupted, paid) -> None:
+    interrupted("retry")
+    agent = DurableAgent(name="Payer", llm=ScriptedModel([{"tool": "pay", "arguments": {"amount": 7}}, "done"]))
+
+    async def body() -> None:
+        async with bench.runtime(agent) as runtime:
+            waits = await _until_asked(runtime)
+            await runtime.answer("payment", waits["asks"][0]["task"], "completed", "paid 7")
+            assert (await runtime.wait("payment", PATIENCE))["content"] == "done"
+
+    asyncio.run(body())
+    assert tool_text(agent) == "paid 7"
+    assert paid() == ["paid 7"]
+
+
 async def _until_asked(runtime: Any) -> dict[str, Any]:
     async with asyncio.timeout(PATIENCE):
         while True:

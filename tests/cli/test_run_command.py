@@ -173,3 +173,34 @@ def test_retries_are_told_with_their_reason(cli: Cli):
 def test_a_model_can_be_chosen(cli: Cli):
     cli.app()
     assert cli("run", "app.py", "hello", "--model", "echo").stdout == "You said: hello\n"
+
+
+APP_WITHOUT_MODEL = """
+from perdure import DurableAgent, tool
+
+@tool
+def deliver() -> str:
+    '''Deliver.'''
+    return 'delivered'
+
+agent = DurableAgent(name="Forgetful", tools=[deliver])
+"""
+
+
+def test_the_echo_says_that_it_is_one(cli: Cli):
+    (cli.folder / "echoing.py").write_text(APP_WITHOUT_MODEL)
+    done = cli("run", "echoing.py", "hello")
+    assert done.returncode == 0
+    assert "the echo model only repeats the question" in done.stderr
+    assert "echo model" not in cli("run", "echoing.py", "hello", "--model", "echo").stderr
+
+
+def test_the_echo_does_not_finish_what_another_model_began(cli: Cli):
+    cli.app()
+    cli.killed_in_delivery("deliver it")
+    source = (cli.folder / "app.py").read_text()
+    (cli.folder / "app.py").write_text(source + "\nagent.llm = 'echo'\n")
+    done = cli("run", "app.py", "deliver it")
+    assert done.returncode == 1
+    assert "was begun with the model" in done.stderr
+    assert "--model" in done.stderr

@@ -142,15 +142,16 @@ def reconcile_tool(agent: Definition) -> Callable[[Interrupted], Any]:
     async def decide(question: Interrupted) -> Reconciled:
         wanted = msgspec.convert(question.arguments["tool_call"], ToolCall)
         tool = agent.toolset.find(wanted.function.name)
-        if tool is None or tool.on_crash == "retry":
-            return question.retry()
-        if tool.on_crash == "ask":
+        if tool is None or tool.on_crash == "ask":
+            # A tool that is gone may have had its effect, and cannot say what that means.
             return question.ask()
+        if tool.on_crash == "retry":
+            return question.retry()
         try:
             arguments = tool.validate(wanted.function.arguments)
         except ToolError:
-            # Such a call never reaches its tool: running it again tells the model what is wrong.
-            return question.retry()
+            # The tool has changed since: its function would look for another call than the one that was cut off.
+            return question.ask()
         inner = Interrupted(tool=tool.definition.name, arguments=arguments, idempotency_key=question.idempotency_key)
         answer = await reconciled(tool.on_crash, inner)
         if answer.decision == "completed":

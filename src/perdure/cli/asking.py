@@ -23,11 +23,14 @@ from perdure.cli.watching import follow
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.ports.history_store import HistoryStore, InstanceRecord
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.runtime.inspect import Inspection
+from perdure.runtime.inspect import Inspection, Inspector
 from perdure.runtime.location import store_path
 from perdure.workflows.registry import default_registry
 
 _PAGE = 500
+
+ECHO = "echo"
+"""Provider and name of the model that stands in where none is given."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +90,8 @@ class Asking:
         async with EmbeddedRuntime(SQLiteHistoryStore(path), worker=False) as runtime:
             unfinished = await unfinished_runs(runtime.store, self._agent.agent_workflow_name)
             chosen = await self._chosen(runtime.store, unfinished)
+            if self._agent.model.provider == ECHO and self._order.model is None:
+                await self._mind_the_echo(runtime.store, unfinished)
         if self._order.question is None and not unfinished:
             return self._nothing_to_do(path)
         app_id = Path(self._order.app.rpartition(":")[0] or self._order.app).stem
@@ -94,6 +99,22 @@ class Asking:
             async with EmbeddedRuntime(SQLiteHistoryStore(path), app_id=app_id) as runtime:
                 ends = await self._follow_all(runtime, unfinished, chosen)
         return self._finish(ends, resumed=chosen is not None)
+
+    async def _mind_the_echo(self, store: HistoryStore, unfinished: Sequence[InstanceRecord]) -> None:
+        """Say that only the echo answers; refuse to let it finish what another model began."""
+        for record in unfinished:
+            inspection = await Inspector(store, record.instance_id).look()
+            begun_with = {step.model for step in inspection.steps if step.model} - {ECHO}
+            if begun_with:
+                raise UsageError(
+                    f"run {record.instance_id} was begun with the model {begun_with.pop()!r}, and no model is given "
+                    "now, so the echo model would finish it. Give --model, or set PERDURE_MODEL, as when it was begun; "
+                    "--model echo if that is what you want"
+                )
+        self._story.say(
+            "no model is given: the echo model only repeats the question. Give --model openai:gpt-4o, "
+            "--model ollama:llama3.2 or --model scripted:FILE, or set PERDURE_MODEL"
+        )
 
     async def _chosen(self, store: HistoryStore, unfinished: Sequence[InstanceRecord]) -> InstanceRecord | None:
         """Return the run that this command attaches to, or None to begin one."""

@@ -49,6 +49,8 @@ class Story:
                 get_renderable=self._present, console=self._console, refresh_per_second=10, transient=True
             )
             self._live.start()
+            # A process that is killed leaves the terminal as it is: with its cursor.
+            self._console.show_cursor(True)
         return self
 
     def __exit__(
