@@ -34,7 +34,7 @@ from _common import (
 )
 
 from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext, current_activity
-from perdure.workflows.decorators import activity, workflow
+from perdure import activity, workflow
 
 AT_ONCE = 500
 PATIENCE = 300

@@ -27,7 +27,7 @@ from _common import (
 )
 
 from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext
-from perdure.workflows.decorators import activity, workflow
+from perdure import activity, workflow
 
 STEPS_EACH = 10
 FAN_OUT = 500

@@ -325,7 +325,7 @@ async def test_a_start_is_not_acknowledged_when_the_store_file_is_gone(tmp_path:
         await asyncio.sleep(2.5)
         try:
             await runtime.start("_waits", instance_id="after")
-        except Exception:  # noqa: BLE001 - any refusal will do
+        except Exception:
             return
     async with _open(path, registry) as runtime:
         assert await runtime.find("after") is not None

@@ -110,7 +110,8 @@ class Registry:
         """Return the name of an activity; a function that is not registered yet is."""
         if isinstance(activity, str):
             return activity
-        return self.add_activity(activity)
+        name = registered_name(activity)
+        return name if self._functions.get(name) is activity else self.add_activity(activity)
 
 
 def _same(known: object, function: object, within: frozenset[tuple[int, int]] = frozenset()) -> bool:
