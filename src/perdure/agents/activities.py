@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,9 +13,9 @@ from perdure.base.conversation import Conversation
 from perdure.base.errors import ToolError
 from perdure.base.ids import digest
 from perdure.base.messages import Message, ToolCall
-from perdure.engine.activity import current_activity, in_thread, reconciled
+from perdure.engine.activity import call_within, current_activity, reconciled
 from perdure.ports.chat_model import ChatModel, ChatRequest
-from perdure.ports.toolset import Interrupted, Reconciled, Tool
+from perdure.ports.toolset import Interrupted, Reconciled
 from perdure.tools.results import as_text, error_text, unknown_tool_text
 from perdure.tools.toolset import Toolset
 
@@ -115,25 +114,17 @@ async def call_tool(agent: Definition, call: dict[str, Any]) -> ToolOutcome:
         return ToolOutcome(content=unknown_tool_text(name, known), failed=True)
     try:
         arguments = tool.validate(wanted.function.arguments)
-        result = await _invoke(tool, arguments)
+        result = await call_within(
+            lambda: tool.invoke(arguments),
+            is_async=tool.is_async,
+            seconds=tool.timeout,
+            name=f"tool {tool.definition.name!r}",
+        )
     except ToolError as error:
         return ToolOutcome(content=str(error), failed=True)
     except Exception as error:  # noqa: BLE001 - whatever a tool raises, the model is told
         return ToolOutcome(content=error_text(name, error), failed=True)
     return ToolOutcome(content=as_text(result))
-
-
-async def _invoke(tool: Tool, arguments: dict[str, Any]) -> Any:
-    limit = asyncio.timeout(tool.timeout)
-    try:
-        async with limit:
-            if tool.is_async:
-                return await tool.invoke(arguments)
-            return await in_thread(lambda: tool.invoke(arguments))
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise ToolError(f"Tool {tool.definition.name!r} took longer than {tool.timeout:g} s.") from None
 
 
 def reconcile_tool(agent: Definition) -> Callable[[Interrupted], Any]:

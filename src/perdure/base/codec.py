@@ -118,6 +118,10 @@ class Reference(ABC):
     stored: bool
 
     @abstractmethod
+    def forget_stored(self) -> None:
+        """Take it that no store has been given anything of this reference."""
+
+    @abstractmethod
     def as_reference(self, sink: Sink) -> object:
         """Return the tagged data that stands for this value; add to the sink what a store must keep."""
 
@@ -150,7 +154,7 @@ def _mapping(value: Mapping[Any, Any], sink: Sink) -> object:
     plain: dict[str, object] = {}
     for key, item in value.items():
         if not _is_plain_key(key, sink):
-            return {"$map": [[_data(k, sink), _data(v, sink)] for k, v in value.items()]}
+            return {"$map": [[_member(k, sink), _data(v, sink)] for k, v in value.items()]}
         plain[key] = _data(item, sink)
     return plain
 
@@ -161,7 +165,24 @@ def _many(tag: str) -> Callable[[Any, Sink], object]:
 
 def _sorted_set(tag: str) -> Callable[[Any, Sink], object]:
     # Sorted by encoding: the same set must give the same bytes in every process.
-    return lambda value, sink: {tag: sorted((_data(item, sink) for item in value), key=msgspec.json.encode)}
+    return lambda value, sink: {tag: sorted((_member(item, sink) for item in value), key=msgspec.json.encode)}
+
+
+def _member(value: Any, sink: Sink) -> object:
+    """Return a member of a set or a key of a dict as data, if what is read back can be one again."""
+    data = _data(value, sink)
+    if not _reads_hashable(data):
+        raise NotSerializableError(sink.where, value)
+    return data
+
+
+def _reads_hashable(data: object) -> bool:
+    if isinstance(data, dict):
+        tag, item = next(iter(data.items()), ("", ()))
+        if tag in {"$tuple", "$frozenset"}:
+            return all(_reads_hashable(part) for part in item)
+        return len(data) == 1 and tag.startswith("$") and tag not in {"$map", "$set"}
+    return not isinstance(data, list)
 
 
 _WRITERS: dict[type, Callable[[Any, Sink], object]] = {

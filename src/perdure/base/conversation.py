@@ -59,6 +59,13 @@ class Conversation(Reference):
         found.reverse()
         return found
 
+    def forget_stored(self) -> None:
+        """Take it that no store has been given any link of this conversation."""
+        node: Conversation | None = self
+        while node is not None and node.parent is not None:
+            node.stored = False
+            node = node.parent
+
     def as_reference(self, sink: Sink) -> object:
         """Return the tagged reference; hand over the links that no store holds yet, and mark them as handed over."""
         fresh: list[Link] = []

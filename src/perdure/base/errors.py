@@ -16,6 +16,7 @@ Exception
     ├── StoreError
     │   ├── StoreLockedError          another process holds the write lock
     │   ├── StoreFullError            the disk is full
+    │   ├── StoreValueTooLargeError   a value is larger than the store takes
     │   ├── StoreReadOnlyError        the file or its folder cannot be written
     │   ├── StoreCorruptError         the file is not a (whole) Perdure database
     │   ├── StoreVersionError         a newer Perdure wrote the file
@@ -159,6 +160,12 @@ class StoreLockedError(StoreError):
 
 class StoreFullError(StoreError):
     """The disk that holds the store is full."""
+
+
+class StoreValueTooLargeError(StoreError):
+    """A value is larger than the store takes; trying again does not help."""
+
+    non_retryable = True
 
 
 class StoreReadOnlyError(StoreError):

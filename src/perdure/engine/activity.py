@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import logging
@@ -63,18 +64,55 @@ def current_activity() -> ActivityContext:
         raise UsageError("current_activity() works inside an activity or a tool only") from None
 
 
-async def in_thread(function: Callable[[], T]) -> T:
-    """Run a blocking function on a thread of the runtime's bounded pool; for use inside async activities."""
+async def in_thread(function: Callable[[], T], began: Callable[[], None] | None = None) -> T:
+    """Run a blocking function on a thread of the runtime's bounded pool; for use inside async activities.
+
+    Args:
+        function: what to run.
+        began: called on the event loop when a thread has taken the function up.
+    """
     context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
 
     def call() -> T:
+        if began is not None:
+            loop.call_soon_threadsafe(began)
         try:
             return context.run(function)
         except StopIteration as error:
             # A future refuses to carry this one, and would never finish.
             raise RuntimeError(f"StopIteration was raised on a thread: {error}") from error
 
-    return await asyncio.get_running_loop().run_in_executor(_pool.get(None), call)
+    return await loop.run_in_executor(_pool.get(None), call)
+
+
+async def call_within(function: Callable[[], Any], *, is_async: bool, seconds: float | None, name: str) -> Any:
+    """Call a function with a time limit, which begins when the function does, not while it waits for a thread.
+
+    Args:
+        function: returns an awaitable when ``is_async``, otherwise it blocks and runs on a thread.
+        is_async: which of both it is.
+        seconds: the limit, or None.
+        name: of what is called, for the error.
+
+    Raises:
+        TimeoutError: the limit is over; a thread cannot be stopped, but its result is no longer waited for.
+    """
+    limit = asyncio.timeout(seconds if is_async else None)
+
+    def begin() -> None:
+        if seconds is not None:
+            with contextlib.suppress(RuntimeError):
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    try:
+        async with limit:
+            result = function() if is_async else await in_thread(function, begin)
+            return await result if inspect.isawaitable(result) else result
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"{name} took longer than {seconds:g} s") from None
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -171,7 +209,12 @@ class ActivityRunner:
             if activity.is_async and scheduled.timeout is None:
                 result = await activity.function(argument)
             else:
-                result = await self._limited(activity, argument, scheduled)
+                result = await call_within(
+                    lambda: activity.function(argument),
+                    is_async=activity.is_async,
+                    seconds=scheduled.timeout,
+                    name=f"activity {activity.name!r}",
+                )
             crash_point("activity.after_run")
             return _completed(scheduled, result)
         except (KeyboardInterrupt, GeneratorExit):
@@ -191,25 +234,6 @@ class ActivityRunner:
                 # Not the activity's failure, so none of its attempts may be spent on it.
                 _log.warning("the input of activity %r cannot be read yet: %s", call.scheduled.name, error)
                 await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _limited(self, activity: Activity, argument: Any, scheduled: TaskScheduled) -> Any:
-        if scheduled.timeout is None:
-            return await self._run(activity.function, argument, is_async=activity.is_async)
-        limit = asyncio.timeout(scheduled.timeout)
-        try:
-            async with limit:
-                return await self._run(activity.function, argument, is_async=activity.is_async)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            message = f"activity {activity.name!r} took longer than {scheduled.timeout:g} s"
-            raise TimeoutError(message) from None
-
-    async def _run(self, function: Callable[[Any], Any], argument: Any, *, is_async: bool) -> Any:
-        if is_async:
-            return await function(argument)
-        result = await in_thread(lambda: function(argument))
-        return await result if inspect.isawaitable(result) else result
 
     async def _reconcile(
         self, activity: Activity, scheduled: TaskScheduled, argument: Any, context: ActivityContext

@@ -14,9 +14,9 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(
         error_type=type(error).__name__,
         message=_storable(_text_of(error)),
-        stack=_storable("".join(traceback.format_exception(error))),
-        non_retryable=isinstance(error, UsageError) or getattr(error, "non_retryable", False) is True,
-        retry_after=_seconds(getattr(error, "retry_after", None)),
+        stack=_storable(_stack_of(error)),
+        non_retryable=isinstance(error, UsageError) or _attribute(error, "non_retryable") is True,
+        retry_after=_seconds(_attribute(error, "retry_after")),
     )
 
 
@@ -25,6 +25,20 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - an exception that cannot say what it is must not hide that it was raised
         return f"<{type(error).__name__} without text: its __str__ fails>"
+
+
+def _stack_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - as above
+        return None
 
 
 def _storable(text: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from perdure.base.codec import NOTHING, Link, Resolved
+from perdure.base.codec import NOTHING, ConversationKey, Link, Reference, Resolved
 from perdure.base.events import AnyEvent, TaskScheduled
 from perdure.engine.activity import Outcome
 from perdure.engine.replay import Execution, Workflow
@@ -50,10 +50,11 @@ class Held:
     """
 
     __slots__ = (
+        "_blobs",
         "_consumed",
+        "_conversations",
         "_events",
         "_links",
-        "_resolved",
         "busy",
         "execution",
         "instance_id",
@@ -78,7 +79,8 @@ class Held:
         self.to_start: list[TaskScheduled] = []
         self.timer: asyncio.TimerHandle | None = None
         self._events: list[AnyEvent] = []
-        self._resolved = NOTHING
+        self._blobs: dict[str, bytes] = {}
+        self._conversations: dict[ConversationKey, Reference] = {}
         self._links: list[Link] = []
         self._consumed: list[int] = []
 
@@ -91,7 +93,8 @@ class Held:
         """Add an event to the next episode."""
         self._events.append(event)
         if resolved is not NOTHING:
-            self._resolved = merged(self._resolved, resolved)
+            self._blobs.update(resolved.blobs)
+            self._conversations.update(resolved.conversations)
         if links:
             self._links.extend(links)
 
@@ -101,14 +104,17 @@ class Held:
             if signal.position > self.last_signal:
                 self.last_signal = signal.position
                 self._consumed.append(signal.position)
-                self.enqueue(event, news.resolved)
+                self._events.append(event)
+        self._blobs.update(news.resolved.blobs)
+        self._conversations.update(news.resolved.conversations)
 
     def turn_out(self) -> Turnout:
         """Return what waits for the next episode, and forget it here."""
-        taken = Turnout(self._events, self._resolved, self._links, tuple(self._consumed))
+        resolved = Resolved(self._blobs, self._conversations) if self._blobs or self._conversations else NOTHING
+        taken = Turnout(self._events, resolved, self._links, tuple(self._consumed))
         self._events = []
-        if self._links or self._resolved is not NOTHING or self._consumed:
-            self._resolved, self._links, self._consumed = NOTHING, [], []
+        if resolved is not NOTHING or self._links or self._consumed:
+            self._blobs, self._conversations, self._links, self._consumed = {}, {}, [], []
         return taken
 
     def disarm(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 from perdure.base.clock import Clock
 from perdure.base.errors import StaleLeaseError, StoreError
@@ -134,8 +135,12 @@ class Scheduler:
             by_instance.setdefault(signal.key, []).append(signal)
         for key, signals in by_instance.items():
             held = self._worker.held.get(key)
-            if held is not None and signals[-1].position > held.last_signal:
+            if held is None or signals[-1].position <= held.last_signal:
+                continue
+            try:
                 self._worker.deliver(held, await read_signals(self._store, signals))
+            except StoreError as error:
+                await self._worker.postpone(held, error)
 
     async def _claim(self) -> None:
         while self._worker.has_room:
@@ -154,18 +159,31 @@ class Scheduler:
             held = self._worker.take_warm(instance.key, instance.next_seq)
             if held is None:
                 cold.append(instance)
-                continue
-            self._worker.resume(held, await read_signals(self._store, instance.signals))
+            else:
+                await self._guarded(held, self._resume(held, instance))
         histories: dict[int, list[HistoryRow]] = {}
         for instance in cold:
             held = Held(instance.key, instance.instance_id, self._workflows[instance.workflow], instance.next_seq)
-            try:
-                if instance.key not in histories:
-                    histories = await self._store.load([other.key for other in cold])
-                rows = histories[instance.key]
-                resolved = await resolve_history(self._store, rows)
-                news = await read_signals(self._store, instance.signals)
-            except StoreError as error:
-                await self._worker.postpone(held, error)
-                continue
-            self._worker.recover(held, rows, resolved, news)
+            await self._guarded(held, self._recover(held, instance, cold, histories))
+
+    async def _guarded(self, held: Held, work: Coroutine[Any, Any, None]) -> None:
+        """Take one instance up; whatever is wrong with it, it is not kept in hand unseen, nor are the others."""
+        try:
+            await work
+        except StoreError as error:
+            await self._worker.postpone(held, error)
+        except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
+            _log.exception("instance %s cannot be taken up", held.instance_id)
+            await self._worker.stall(held, f"{type(error).__name__}: {error}")
+
+    async def _resume(self, held: Held, instance: Claimed) -> None:
+        self._worker.resume(held, await read_signals(self._store, instance.signals))
+
+    async def _recover(
+        self, held: Held, instance: Claimed, cold: Sequence[Claimed], histories: dict[int, list[HistoryRow]]
+    ) -> None:
+        if instance.key not in histories:
+            histories.update(await self._store.load([other.key for other in cold]))
+        rows = histories[instance.key]
+        resolved = await resolve_history(self._store, rows)
+        self._worker.recover(held, rows, resolved, await read_signals(self._store, instance.signals))

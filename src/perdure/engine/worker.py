@@ -33,7 +33,7 @@ from perdure.base.events import (
 from perdure.base.faults import crash_point
 from perdure.engine.activity import ActivityCall, ActivityRunner
 from perdure.engine.engine_events import NOT_STARTED, STARTED
-from perdure.engine.held import Held, WorkerOptions, with_outcomes
+from perdure.engine.held import Held, Turnout, WorkerOptions, with_outcomes
 from perdure.engine.replay import Decisions, Execution
 from perdure.engine.signals import News, take_answers
 from perdure.engine.values import resolve_history
@@ -41,6 +41,7 @@ from perdure.ports.history_store import Episode, HistoryStore, Lease, Park
 
 _log = logging.getLogger("perdure.worker")
 _RETRY_SECONDS = 0.25
+_CANCEL_SECONDS = 2.0
 
 Finished = Callable[[str, ExecutionCompleted, Resolved], None]
 """Told of every instance that ends in this worker: its id, how it ended, and what decoding its result needs."""
@@ -160,7 +161,11 @@ class Worker:
             execution.replay(rows, resolved)
         except NonDeterminismError as error:
             _log.error("%s", error)
-            self._chore(self._stall(held, str(error)))
+            self._begin_stall(held, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
+            _log.exception("instance %s cannot be replayed", held.instance_id)
+            self._begin_stall(held, f"{type(error).__name__}: {error}")
             return False
         held.execution = execution
         return True
@@ -176,19 +181,35 @@ class Worker:
             # Recorded before they begin: a crash from then on does interrupt them.
             held.enqueue(EventRaised(name=STARTED, input=encode([task.id for task in held.to_start]).raw))
 
-    async def _stall(self, held: Held, why: str) -> None:
+    def _begin_stall(self, held: Held, why: str) -> None:
+        held.busy = True
+        self._chore(self.stall(held, why))
+
+    async def stall(self, held: Held, why: str) -> None:
+        """Give back an instance that cannot go on by itself, with the reason for people."""
         waits = msgspec.json.encode({"stalled": why}).decode()
         await self._give_back(held, due=None, waits=waits, stalled=True)
 
     async def _give_back(self, held: Held, *, due: float | None, waits: str | None, stalled: bool) -> None:
-        self._let_go(held)
+        held.busy = True
         held.abandon()
-        if self.lease is None:
-            return
-        try:
-            await self._store.release(self.lease, held.key, due=due, waits=waits, stalled=stalled)
-        except StoreError as error:
-            _log.warning("instance %s could not be given back: %s", held.instance_id, error)
+        lease = self.lease
+        while lease is not None and self.lease is lease:
+            try:
+                await self._store.release(lease, held.key, due=due, waits=waits, stalled=stalled)
+                break
+            except StaleLeaseError:
+                self._lease_lost()
+                break
+            except StoreError as error:
+                self._note_outage(error)
+                await asyncio.sleep(_RETRY_SECONDS)
+        self._let_go(held)
+
+    def _note_outage(self, error: Exception) -> None:
+        if not self._store_down:
+            self._store_down = True
+            _log.warning("the store refuses commits, runs wait for it: %s", error)
 
     # -- one episode
 
@@ -204,12 +225,13 @@ class Worker:
         for firing in held.execution.due_timers(now):
             crash_point("timer.before_fire")
             held.enqueue(firing)
-        turnout = held.turn_out()
-        if held.execution.asked:
-            answers = take_answers(held.execution, turnout.events, turnout.resolved)
-            held.to_start.extend(answers.to_start)
-            turnout = with_outcomes(turnout, answers.outcomes)
-        decisions = held.execution.advance(now, turnout.events, turnout.resolved)
+        try:
+            turnout, decisions = _decide(held, held.execution, now)
+        except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
+            # Such as an event that cannot be read: nothing is lost, it stays in the inbox or runs again.
+            _log.exception("instance %s cannot go on", held.instance_id)
+            self._begin_stall(held, f"{type(error).__name__}: {error}")
+            return
         park = self._park(held)
         if not decisions.events:
             self._nothing_happened(held, park)
@@ -295,9 +317,10 @@ class Worker:
             held.abandon()
             self._lease_lost()
             return
-        if not self._store_down:
-            self._store_down = True
-            _log.warning("the store refuses commits, runs wait for it: %s", error)
+        if getattr(error, "non_retryable", False):
+            self._begin_stall(held, str(error))
+            return
+        self._note_outage(error)
         self._loop.call_later(_RETRY_SECONDS, self._append, held, episode, decisions)
 
     def _end(self, held: Held, completed: ExecutionCompleted, resolved: Resolved) -> None:
@@ -336,7 +359,7 @@ class Worker:
         """Give back an instance that cannot be read now; one whose history is damaged waits for a human."""
         _log.error("instance %s cannot be read: %s", held.instance_id, error)
         if isinstance(error, StoreCorruptError):
-            await self._stall(held, str(error))
+            await self.stall(held, str(error))
         else:
             await self._give_back(held, due=self._clock.now() + 1.0, waits=None, stalled=False)
 
@@ -391,7 +414,10 @@ class Worker:
             chore.cancel()
         for held in everything:
             held.abandon()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            _, stubborn = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+            if stubborn:
+                _log.warning("%d activities go on after their cancellation; they are left behind", len(stubborn))
 
     def _record_not_started(self, held: Held) -> None:
         if held.execution is None or held.busy:
@@ -419,3 +445,12 @@ class Worker:
         self._chores.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("an instance could not be resumed", exc_info=task.exception())
+
+
+def _decide(held: Held, execution: Execution, now: float) -> tuple[Turnout, Decisions]:
+    turnout = held.turn_out()
+    if execution.asked:
+        answers = take_answers(execution, turnout.events, turnout.resolved)
+        held.to_start.extend(answers.to_start)
+        turnout = with_outcomes(turnout, answers.outcomes)
+    return turnout, execution.advance(now, turnout.events, turnout.resolved)
