@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -21,11 +22,13 @@ from perdure.base.errors import (
     StoreLockedError,
     StoreReadOnlyError,
     StoreUnavailableError,
+    StoreValueTooLargeError,
     StoreVersionError,
 )
 from perdure.base.ids import digest
-from perdure.components.history.sqlite import SQLiteHistoryStore
+from perdure.components.history.sqlite import SQLiteHistoryStore, writer
 from perdure.components.history.sqlite.connection import connect, migrations, preallocate_log
+from perdure.components.history.sqlite.group import Append
 from perdure.ports.history_store import Episode, NewInstance
 
 Work = Callable[[SQLiteHistoryStore], Coroutine[Any, Any, Any]]
@@ -142,6 +145,29 @@ def test_closing_leaves_the_database_file_alone_in_its_folder(tmp_path: Path):
     assert names_in(tmp_path) == ["perdure.db"]
 
 
+def test_what_an_answer_submits_while_the_store_closes_is_refused_not_forgotten(tmp_path: Path):
+    told: list[str] = []
+
+    async def submit_on_closing(store: SQLiteHistoryStore) -> None:
+        lease = await store.join("one")
+        key = (await store.start(new_instance("first", lease))).key
+        using = store._writing()
+
+        def again(error: Exception | None) -> None:
+            told.append("first")
+            try:
+                using.submit(Append(lease, Episode(key=key, seq=2, at=2.0, events="[]")), lambda _: told.append("more"))
+            except StoreUnavailableError:
+                told.append("refused")
+
+        store.append(lease, Episode(key=key, seq=1, at=2.0, events="[]"), again)
+        await using.close()
+        store._writer = None
+
+    with_store(tmp_path / "perdure.db", submit_on_closing)
+    assert told == ["first", "refused"]
+
+
 def test_a_store_that_is_not_open_says_so(tmp_path: Path):
     store = SQLiteHistoryStore(tmp_path / "perdure.db")
     with pytest.raises(StoreUnavailableError, match="the store is not open"):
@@ -199,6 +225,93 @@ def test_damaged_content_is_never_handed_out(tmp_path: Path):
     execute(path, "UPDATE history SET events = '[{' WHERE seq = 1")
     with pytest.raises(StoreCorruptError, match=f"history of instance {key} is damaged .*; restore a backup"):
         with_store(path, lambda store: store.load([key]))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_removed_or_replaced_is_not_used_any_further(tmp_path: Path, replaced: bool):
+    path = tmp_path / "perdure.db"
+    gone = "removed or replaced while in use; .* start again"
+
+    async def lose(store: SQLiteHistoryStore) -> None:
+        await store.start(new_instance("before"))
+        for file in list(tmp_path.iterdir()):
+            file.unlink()
+        if replaced:
+            other = SQLiteHistoryStore(path)
+            await other.open()
+            await other.start(new_instance("theirs"))
+        with pytest.raises(StoreUnavailableError, match=gone):
+            await store.start(new_instance("after"))
+        with pytest.raises(StoreUnavailableError, match=gone):
+            await store.find("before")
+        await store.close()
+        if replaced:
+            assert await other.find("theirs") is not None
+            await other.close()
+
+    with_store(path, lose)
+    if replaced:
+        expected = {"theirs": True, "before": False, "after": False}
+        found = with_store(path, lambda store: store.find_all(list(expected)))
+        assert {name: name in found for name in expected} == expected
+
+
+def test_a_file_that_came_back_stays_refused_once_its_absence_was_noticed(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+
+    async def move(store: SQLiteHistoryStore) -> None:
+        await store.join("one")
+        path.rename(tmp_path / "elsewhere.db")
+        await asyncio.sleep(0.4)
+        (tmp_path / "elsewhere.db").rename(path)
+        with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+            await store.start(new_instance("after"))
+
+    with_store(path, move, lease_seconds=0.4)
+
+
+def test_a_store_opened_by_a_relative_path_survives_a_change_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteHistoryStore("perdure.db")
+    assert store.name == "perdure.db"
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+
+    async def use() -> None:
+        await store.open()
+        await store.start(new_instance("first"))
+        await store.close()
+
+    asyncio.run(use())
+    assert names_in(tmp_path) == ["below", "perdure.db"]
+
+
+# -- values
+
+
+def test_only_the_submission_that_is_too_large_is_refused(tmp_path: Path):
+    def bulky(instance_id: str, size: int) -> NewInstance:
+        plain = new_instance(instance_id)
+        content = os.urandom(size)
+        fields = {name: getattr(plain, name) for name in plain.__struct_fields__}
+        return NewInstance(**fields | {"blobs": {digest(content): content}})
+
+    async def submit(store: SQLiteHistoryStore) -> None:
+        for connection in store._connections:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)  # stands for SQLite's 1 GB
+        submissions = [new_instance("a"), bulky("b", 200_000), bulky("c", 50_000), new_instance("d")]
+        outcomes = await asyncio.gather(*map(store.start, submissions), return_exceptions=True)
+        refusal = outcomes.pop(1)
+        assert isinstance(refusal, StoreValueTooLargeError)
+        assert refusal.non_retryable
+        assert "1,000,000,000 bytes" in str(refusal)
+        assert "pass a reference" in str(refusal)
+        assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert set(await store.find_all("abcd")) == set("acd")
+
+    with_store(tmp_path / "perdure.db", submit)
 
 
 # -- the folder
@@ -289,6 +402,30 @@ def test_a_store_that_another_process_keeps_locked_is_named_and_usable_afterward
             assert (await store.start(new_instance("waiting"))).created
 
     with_store(path, contend, busy_timeout=0.05)
+
+
+def test_a_lonely_submission_waits_for_another_process_without_stopping_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "perdure.db"
+    monkeypatch.setattr(writer, "QUICK_SECONDS", 60.0)  # however slow this disk is: commit on the event loop
+
+    async def contend(store: SQLiteHistoryStore) -> None:
+        for number in range(2 * writer.LONELY_COMMITS):
+            await store.start(new_instance(f"n{number}"))
+        with Child("lock", path) as other:
+            assert await asyncio.to_thread(other.hear) == "locked"
+            began = time.monotonic()
+            waiting = asyncio.create_task(store.start(new_instance("waiting")))
+            await asyncio.sleep(0.3)
+            assert time.monotonic() - began < 1.0
+            assert not waiting.done()
+            other.tell()
+            assert (await waiting).created
+        for number in range(2 * writer.LONELY_COMMITS):
+            assert (await store.start(new_instance(f"m{number}"))).created
+
+    with_store(path, contend, busy_timeout=20.0)
 
 
 def test_a_locked_store_can_be_opened_and_read(tmp_path: Path):

@@ -118,6 +118,35 @@ def test_a_killed_worker_is_reaped_at_once_by_its_lock_file(tmp_path: Path):
     with_store(path, take_over)
 
 
+def test_a_worker_whose_lock_file_is_missing_lives_until_its_time_limit(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+
+    async def take_over(store: SQLiteHistoryStore) -> None:
+        with Child("own", path, 2) as child:
+            assert await asyncio.to_thread(child.hear) == "owning"
+            for file in lock_files(path):
+                file.unlink()
+            assert await store.reap() == 0
+            child.kill()
+            assert await store.reap() == 0
+            assert await reaped(store) == 1
+
+    with_store(path, take_over)
+
+
+def test_a_store_that_is_closed_under_its_worker_frees_it_for_the_next_reaper(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+
+    async def leave_nothing(store: SQLiteHistoryStore) -> None:
+        await store.start(new_instance("owned", await store.join("one")))
+
+    async def take_over(store: SQLiteHistoryStore) -> None:
+        assert await store.reap() == 1
+
+    with_store(path, leave_nothing, lease_seconds=3600)
+    with_store(path, take_over)
+
+
 def test_a_worker_that_hangs_loses_its_lease_and_its_later_commit_is_refused(tmp_path: Path):
     path = tmp_path / "perdure.db"
 

@@ -106,6 +106,15 @@ def preallocate_log(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("ROLLBACK")
 
 
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file at a path from any other one, None when there is no file."""
+    try:
+        facts = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return facts.st_dev, facts.st_ino
+
+
 def migrations() -> list[str]:
     """Return the migration scripts in order; the n-th one brings a database to schema version n."""
     folder = resources.files("perdure.components.history.sqlite") / "migrations"

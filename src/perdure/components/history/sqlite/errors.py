@@ -15,6 +15,13 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     ),
     sqlite3.SQLITE_LOCKED: (errors.StoreLockedError, "a table is locked by another connection; try again"),
     sqlite3.SQLITE_FULL: (errors.StoreFullError, "the disk is full; free some space, nothing acknowledged is lost"),
+    sqlite3.SQLITE_TOOBIG: (
+        errors.StoreValueTooLargeError,
+        (
+            "a value is larger than SQLite takes (1,000,000,000 bytes unless it was built otherwise); store big "
+            "content elsewhere and pass a reference to it"
+        ),
+    ),
     sqlite3.SQLITE_READONLY: (
         errors.StoreReadOnlyError,
         (
@@ -44,6 +51,18 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     ),
 }
 
+_NOT_ABOUT_A_VALUE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_NOMEM,
+}
+
 
 def refused(store: str, code: int) -> errors.StoreError:
     """Return the Perdure error for a result code of SQLite."""
@@ -51,8 +70,17 @@ def refused(store: str, code: int) -> errors.StoreError:
     return kind(store, message)
 
 
-def translated(store: str, error: sqlite3.Error) -> errors.StoreError:
-    """Return the Perdure error that an error of SQLite stands for."""
+def concerns_all(error: Exception) -> bool:
+    """Whether an error is about the file, the disk or the machine, not about what one submission holds."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_ABOUT_A_VALUE
+    return isinstance(error, errors.StoreError)
+
+
+def translated(store: str, error: sqlite3.Error | OverflowError) -> errors.StoreError:
+    """Return the Perdure error that an error of SQLite, or of what hands it values over 2 GB, stands for."""
+    if isinstance(error, OverflowError):
+        return refused(store, sqlite3.SQLITE_TOOBIG)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind, message = _BY_CODE.get(code, (errors.StoreUnavailableError, f"SQLite failed: {error}"))
     return kind(store, message)

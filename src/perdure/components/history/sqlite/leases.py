@@ -28,15 +28,14 @@ class WorkerLock:
         os.close(self._file)
 
 
-def is_abandoned(path: str) -> bool:
+def is_abandoned(path: Path) -> bool:
     """Whether the process that held this lock file is gone."""
     if sys.platform == "win32":  # pragma: no cover
         return False
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
     except OSError:
+        # Without the file nobody can tell: the time limit decides.
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,6 +46,6 @@ def is_abandoned(path: str) -> bool:
     return True
 
 
-def remove_lock(path: str) -> None:
+def remove_lock(path: Path) -> None:
     """Remove the lock file that a dead worker left."""
-    Path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)

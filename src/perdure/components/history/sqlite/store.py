@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 import time
 import zlib
@@ -15,10 +17,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from perdure.base.codec import ConversationKey, Link
-from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
+from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, StoreUnavailableError
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
-from perdure.components.history.sqlite.connection import connect, migrate, preallocate_log
+from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
@@ -88,11 +90,15 @@ class SQLiteHistoryStore:
     """
 
     def __init__(self, path: str | Path, *, lease_seconds: float = 10.0, busy_timeout: float = 5.0) -> None:
-        self._path = Path(path)
+        self._name = str(path)
+        # Neither a change of the working folder nor a symbolic link may lead to other files beside it.
+        self._path = Path(os.path.realpath(path))
         self._lease_seconds = lease_seconds
         self._busy_timeout = busy_timeout
         self._locks: dict[int, WorkerLock] = {}
         self._renew_at = 0.0
+        self._identity: tuple[int, int] | None = None
+        self._replaced = False
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._connections: list[sqlite3.Connection] = []
@@ -100,8 +106,8 @@ class SQLiteHistoryStore:
 
     @property
     def name(self) -> str:
-        """The path of the database file."""
-        return str(self._path)
+        """The path of the database file, as it was given."""
+        return self._name
 
     async def open(self) -> None:
         """Open or create the file; see the port for the errors."""
@@ -112,16 +118,28 @@ class SQLiteHistoryStore:
             preallocate_log(writing, self._path)
             self._reader = connect(self._path, busy_timeout=self._busy_timeout)
             self._connections.append(self._reader)
+            self._identity, self._replaced = file_identity(self._path), False
         except BaseException:
             self._close_connections()
             raise
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="perdure-reader")
-        self._writer = Writer(writing, self.name, idle=self._renew, idle_every=self._lease_seconds / 5)
+        self._writer = Writer(
+            writing,
+            self.name,
+            busy_timeout=self._busy_timeout,
+            guard=self._require_file,
+            idle=self._renew,
+            idle_every=self._lease_seconds / 5,
+        )
 
     async def close(self) -> None:
         """Commit what was submitted, then close the file."""
         writer, self._writer = self._writer, None
         if writer is not None:
+            if self._locks:
+                # Nobody left them: whoever looks for dead workers need not wait for their time limit.
+                with contextlib.suppress(StoreError):
+                    await writer.request(Run(lambda connection: self._set_expiry(connection, 0.0)))
             await writer.close()
         if self._readers is not None:
             self._readers.shutdown()
@@ -148,12 +166,26 @@ class SQLiteHistoryStore:
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
             assert self._reader is not None
+            self._require_file()
             with translation(self.name):
                 return query(self._reader)
 
         if self._readers is None:
             raise StoreUnavailableError(self.name, "the store is not open")
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    def _require_file(self) -> None:
+        """Refuse to go on with a file that nobody else would find: what is committed to it is lost."""
+        if not self._replaced:
+            # Another error of input and output (no access for a moment) is SQLite's to report.
+            with contextlib.suppress(OSError):
+                self._replaced = file_identity(self._path) != self._identity
+        if self._replaced:
+            raise StoreUnavailableError(
+                self.name,
+                "the database file was removed or replaced while in use; end the program, put the file back or choose "
+                "another with --store, and start again",
+            )
 
     # -- leases
 
@@ -164,7 +196,7 @@ class SQLiteHistoryStore:
         def insert(connection: sqlite3.Connection) -> int:
             expires = time.time() + self._lease_seconds
             statement = "INSERT INTO worker (name, lock_file, expires_at) VALUES (?, ?, ?)"
-            return connection.execute(statement, (worker, str(lock.path), expires)).lastrowid or 0
+            return connection.execute(statement, (worker, lock.path.name, expires)).lastrowid or 0
 
         try:
             token = await self._change(insert)
@@ -191,7 +223,7 @@ class SQLiteHistoryStore:
             return [
                 (token, lock_file)
                 for token, lock_file, expires_at in rows
-                if token not in mine and (expires_at < now or is_abandoned(lock_file))
+                if token not in mine and (expires_at < now or is_abandoned(self._path.parent / lock_file))
             ]
 
         found = await self._read(dead)
@@ -200,7 +232,7 @@ class SQLiteHistoryStore:
         tokens = [token for token, _ in found]
         freed = await self._change(lambda connection: _end_leases(connection, tokens, recovered=True))
         for _, lock_file in found:
-            remove_lock(lock_file)
+            remove_lock(self._path.parent / lock_file)
         return freed
 
     def _renew(self, connection: sqlite3.Connection) -> None:
@@ -208,14 +240,18 @@ class SQLiteHistoryStore:
         if not self._locks or now < self._renew_at:
             return
         self._renew_at = now + self._lease_seconds / 4
-        tokens = msgspec.json.encode(list(self._locks)).decode()
-        statement = "UPDATE worker SET expires_at = ? WHERE token IN (SELECT value FROM json_each(?))"
         try:
-            connection.execute(statement, (now + self._lease_seconds, tokens))
-        except sqlite3.Error:
+            self._require_file()
+            self._set_expiry(connection, now + self._lease_seconds)
+        except (sqlite3.Error, StoreError):
             # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost
             # and the fence refuses what comes after.
             self._renew_at = now
+
+    def _set_expiry(self, connection: sqlite3.Connection, expires: float) -> None:
+        tokens = msgspec.json.encode(list(self._locks)).decode()
+        statement = "UPDATE worker SET expires_at = ? WHERE token IN (SELECT value FROM json_each(?))"
+        connection.execute(statement, (expires, tokens))
 
     # -- instances
 

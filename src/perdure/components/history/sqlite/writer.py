@@ -15,8 +15,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from perdure.base.errors import StoreUnavailableError
-from perdure.components.history.sqlite.errors import translated
+from perdure.base.errors import StoreLockedError, StoreUnavailableError
+from perdure.components.history.sqlite.errors import concerns_all, translated
 from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
@@ -40,6 +40,8 @@ class Writer:
     Args:
         connection: used by the writer's thread alone.
         store: name of the store, for errors.
+        busy_timeout: seconds that the thread waits for another process's write lock; the event loop never does.
+        guard: called before each commit; what it raises refuses the commit.
         idle: called in the thread about every ``idle_every`` seconds, whether there is work or not.
         idle_every: seconds between two calls of ``idle``.
     """
@@ -49,11 +51,16 @@ class Writer:
         connection: sqlite3.Connection,
         store: str,
         *,
+        busy_timeout: float,
+        guard: Callable[[], None],
         idle: Callable[[sqlite3.Connection], None],
         idle_every: float,
     ) -> None:
         self._connection = connection
         self._store = store
+        self._busy_timeout = busy_timeout
+        self._patient = True
+        self._guard = guard
         self._idle = idle
         self._idle_every = idle_every
         self._loop = asyncio.get_running_loop()
@@ -96,8 +103,9 @@ class Writer:
 
     async def close(self) -> None:
         """Commit what was submitted, then end the thread."""
-        self._hand_over()
+        # First, so that an answer given meanwhile cannot add what nobody would commit.
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)
@@ -117,9 +125,13 @@ class Writer:
         if self._usual_seconds > QUICK_SECONDS or not self._using.acquire(blocking=False):
             return False
         try:
+            self._wait_for_locks(False)
             outcomes = self._outcomes(batch)
         finally:
             self._using.release()
+        if isinstance(outcomes[0][1], StoreLockedError):
+            # Nothing was committed: the thread may wait for the lock, the event loop may not.
+            return False
         self._settle(outcomes, 0)
         return True
 
@@ -134,6 +146,7 @@ class Writer:
                 return
             pieces, last = self._gather(batch)
             with self._using:
+                self._wait_for_locks(True)
                 for begin in range(0, len(batch), MAX_GROUP):
                     outcomes = self._outcomes(batch[begin : begin + MAX_GROUP])
                     self._deliver(outcomes, pieces if begin + MAX_GROUP >= len(batch) else 0)
@@ -143,7 +156,15 @@ class Writer:
 
     def _renew(self) -> None:
         with self._using:
+            self._wait_for_locks(True)
             self._idle(self._connection)
+
+    def _wait_for_locks(self, patient: bool) -> None:
+        """Let the connection wait for another process's lock, or not; for who holds ``_using``."""
+        if patient != self._patient:
+            milliseconds = int(self._busy_timeout * 1000) if patient else 0
+            self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            self._patient = patient
 
     def _gather(self, batch: Batch) -> tuple[int, bool]:
         """Add to the batch whatever else waits; return how many pieces it was, and whether the end was among them."""
@@ -163,12 +184,13 @@ class Writer:
         """Commit a batch and return what is to be told to whom."""
         began = time.perf_counter()
         try:
+            self._guard()
             outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
-            if len(batch) > 1 and not _concerns_all(error):
-                # One submission contradicts the store: find it, so that it does not take the others down.
+            if len(batch) > 1 and not concerns_all(error):
+                # One submission contradicts the store or is too much for it: it must not take the others down.
                 return [settled for item in batch for settled in self._outcomes([item])]
-            told = translated(self._store, error) if isinstance(error, sqlite3.Error) else error
+            told = translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
             outcomes = [told] * len(batch)
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
@@ -188,10 +210,3 @@ class Writer:
                 self._loop.call_exception_handler(
                     {"message": "an answer of the store was not taken", "exception": error}
                 )
-
-
-def _concerns_all(error: Exception) -> bool:
-    """Whether an error is about the file or the disk, not about one submission."""
-    return isinstance(error, sqlite3.Error) and not isinstance(
-        error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
-    )
