@@ -33,8 +33,7 @@ from _common import (
     run,
 )
 
-from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext, current_activity
-from perdure import activity, workflow
+from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext, activity, current_activity, workflow
 
 AT_ONCE = 500
 PATIENCE = 300

@@ -26,8 +26,7 @@ from _common import (
     run,
 )
 
-from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext
-from perdure import activity, workflow
+from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext, activity, workflow
 
 STEPS_EACH = 10
 FAN_OUT = 500

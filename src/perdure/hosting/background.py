@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from perdure.base.errors import UsageError
 from perdure.runtime.embedded import EmbeddedRuntime
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class BackgroundRuntime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._work, name="perdure-runtime", daemon=not keeps_process)
+        self._pid = os.getpid()
         self._thread.start()
         self.runtime = self._opened.result()
 
@@ -48,10 +51,15 @@ class BackgroundRuntime:
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the runtime's loop and return a future of its result."""
         assert self._loop is not None
+        if os.getpid() != self._pid:
+            work.close()
+            raise UsageError("this runner was started before a fork; make a new AgentRunner in the child process")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Close the runtime and end the thread. Idempotent."""
+        """Close the runtime and end the thread. Idempotent; in a forked child there is nothing to close."""
+        if os.getpid() != self._pid:
+            return
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)

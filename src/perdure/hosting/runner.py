@@ -180,9 +180,14 @@ class AgentRunner:
     async def aclose(self) -> None:
         """Do as :meth:`shutdown` does, on the runner's event loop."""
         here, self._here = self._here, None
+        runtime: EmbeddedRuntime | None = None
         if here is not None:
-            runtime = await here
-            await runtime.close()
+            try:
+                runtime = await here
+            except Exception:  # noqa: BLE001 - told to whoever wanted to run; there is nothing to close
+                runtime = None
+            if runtime is not None:
+                await runtime.close()
         background, self._background = self._background, None
         if background is not None:
             await asyncio.to_thread(background.close)
@@ -217,7 +222,13 @@ class AgentRunner:
         if self._here is None or self._loop is not loop:
             self._loop = loop
             self._here = loop.create_task(self._open_here())
-        return await asyncio.shield(self._here)
+        opening = self._here
+        try:
+            return await asyncio.shield(opening)
+        finally:
+            if opening.done() and (opening.cancelled() or opening.exception() is not None) and self._here is opening:
+                # The next call tries again: a store that could not be opened once may be mended by then.
+                self._here = None
 
     async def _open_here(self) -> EmbeddedRuntime:
         runtime = self._new_runtime()

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from perdure.base.codec import Resolved
-from perdure.base.errors import InstanceNotFoundError
+from perdure.base.errors import InstanceNotFoundError, StoreUnavailableError
 from perdure.base.events import ExecutionCompleted
 from perdure.engine.values import resolve
 from perdure.ports.history_store import HistoryStore, InstanceRecord
@@ -32,6 +32,8 @@ class Ends:
         self._is_here = is_here
         self._futures: dict[str, list[asyncio.Future[End]]] = {}
         self._fresh = asyncio.Event()
+        self._unasked: set[str] = set()
+        self._seen_version = -1
         self._looking: asyncio.Task[None] | None = None
 
     async def of(self, instance_id: str) -> End:
@@ -44,6 +46,7 @@ class Ends:
         future: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         waiting = self._futures.setdefault(instance_id, [])
         waiting.append(future)
+        self._unasked.add(instance_id)
         if not self._is_here(instance_id):
             self._fresh.set()
         if self._looking is None or self._looking.done():
@@ -63,28 +66,39 @@ class Ends:
                 future.set_result(end)
 
     async def close(self) -> None:
-        """Stop looking; whoever still waits is cancelled."""
+        """Stop looking; whoever still waits is told so."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
         for waiting in self._futures.values():
             for future in waiting:
-                future.cancel()
+                if not future.done():
+                    why = "the runtime was closed while somebody waited; the run goes on when it is opened again"
+                    future.set_exception(StoreUnavailableError(self._store.name, why))
 
     async def _look(self) -> None:
         while self._futures:
             self._fresh.clear()
-            asked = [instance_id for instance_id in self._futures if not self._is_here(instance_id)]
+            asked: list[str] = []
             try:
+                asked = await self._worth_asking()
                 if asked:
                     await self._settle_finished(asked)
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait
-                for instance_id in asked:
+                for instance_id in asked or list(self._futures):
                     self._fail(instance_id, error)
             # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which the time is up.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await self._fresh.wait()
+
+    async def _worth_asking(self) -> list[str]:
+        """Return the runs that may have ended elsewhere: after a change of the store all, otherwise the new ones."""
+        version = await self._store.version()
+        chosen = self._unasked if version == self._seen_version else set(self._futures)
+        self._seen_version = version
+        self._unasked = set()
+        return [instance_id for instance_id in chosen if not self._is_here(instance_id)]
 
     async def _settle_finished(self, asked: list[str]) -> None:
         records = await self._store.find_all(asked)

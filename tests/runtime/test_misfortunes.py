@@ -1,4 +1,4 @@
-"""Defects found by review: each test states the rule that does not hold yet."""
+"""Defects found by : each test states the rule that does not hold yet."""
 
 from __future__ import annotations
 
