@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from perdure.base.events import Failure, RetryPolicy, Status
     from perdure.components.history.sqlite import SQLiteHistoryStore
     from perdure.engine.activity import ActivityContext, current_activity
+    from perdure.engine.held import WorkerOptions
     from perdure.engine.tasks import Task
     from perdure.hosting.runner import AgentRunner
     from perdure.llm.echo import EchoModel
@@ -57,6 +58,7 @@ _HOMES = {
     "perdure.base.events": ["Failure", "RetryPolicy", "Status"],
     "perdure.components.history.sqlite": ["SQLiteHistoryStore"],
     "perdure.engine.activity": ["ActivityContext", "current_activity"],
+    "perdure.engine.held": ["WorkerOptions"],
     "perdure.engine.tasks": ["Task"],
     "perdure.hosting.runner": ["AgentRunner"],
     "perdure.llm.echo": ["EchoModel"],
@@ -101,6 +103,7 @@ __all__ = [
     "ToolError",
     "ToolExecutionMode",
     "UsageError",
+    "WorkerOptions",
     "WorkflowContext",
     "WorkflowRetryPolicy",
     "activity",

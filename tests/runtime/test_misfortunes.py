@@ -1,4 +1,4 @@
-"""Defects found by : each test states the rule that does not hold yet."""
+"""What programs, disks and users do to a runtime, and what it must do then."""
 
 from __future__ import annotations
 
