@@ -61,8 +61,8 @@ class Conversation(Reference):
 
     def forget_stored(self) -> None:
         """Take it that no store has been given any link of this conversation."""
-        node: Conversation | None = self
-        while node is not None and node.parent is not None:
+        node: Conversation = self
+        while node.parent is not None:
             node.stored = False
             node = node.parent
 
