@@ -30,8 +30,8 @@ unit: venv ## tests, with the coverage gates
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='src/perdure/engine/*,src/perdure/agents/*' --fail-under=95
 
-bench: venv ## every benchmark, one JSON line each
-	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+bench: venv ## every benchmark on uvloop, one JSON line each
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --uvloop || exit 1; done
 
 chaos: venv ## ten minutes of random kills under load
 	$(BIN)/python -m pytest -m chaos tests/chaos -s
