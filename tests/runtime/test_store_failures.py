@@ -269,14 +269,14 @@ def test_closing_ends_although_the_store_takes_nothing_any_more(runtimes):
     asyncio.run(run())
 
 
-def test_whoever_still_waits_when_the_runtime_closes_is_cancelled(runtimes):
+def test_whoever_still_waits_when_the_runtime_closes_is_told_so(runtimes):
     async def run() -> None:
         async with runtimes(waiting) as runtime:
             await runtime.start(waiting, "go", instance_id="one")
             waiter = asyncio.create_task(runtime.wait("one"))
             await until(lambda: waits_of(runtime, "one"))
-        await asyncio.wait([waiter])
-        assert waiter.cancelled()
+        with pytest.raises(StoreUnavailableError, match="the run goes on when it is opened again"):
+            await waiter
 
     asyncio.run(run())
 
