@@ -34,6 +34,7 @@ class Ends:
         self._fresh = asyncio.Event()
         self._unasked: set[str] = set()
         self._seen_version = -1
+        self._looked_at = 0.0
         self._looking: asyncio.Task[None] | None = None
 
     async def of(self, instance_id: str) -> End:
@@ -75,6 +76,8 @@ class Ends:
                 if not future.done():
                     why = "the runtime was closed while somebody waited; the run goes on when it is opened again"
                     future.set_exception(StoreUnavailableError(self._store.name, why))
+        # A turn of the loop for those who waited, which may be its last one.
+        await asyncio.sleep(0)
 
     async def _look(self) -> None:
         while self._futures:
@@ -95,8 +98,12 @@ class Ends:
     async def _worth_asking(self) -> list[str]:
         """Return the runs that may have ended elsewhere: after a change of the store all, otherwise the new ones."""
         version = await self._store.version()
-        chosen = self._unasked if version == self._seen_version else set(self._futures)
-        self._seen_version = version
+        now = asyncio.get_running_loop().time()
+        chosen = self._unasked
+        if version != self._seen_version and now - self._looked_at >= _LOOK_AGAIN:
+            # Not more often, however many begin to wait: this look costs as much as there are of them.
+            chosen = set(self._futures)
+            self._seen_version, self._looked_at = version, now
         self._unasked = set()
         return [instance_id for instance_id in chosen if not self._is_here(instance_id)]
 
