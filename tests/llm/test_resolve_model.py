@@ -94,7 +94,7 @@ def test_the_echo_answers_with_the_last_user_message_and_calls_no_tool() -> None
 def test_importing_the_chat_models_imports_no_sdk() -> None:
     code = (
         "import sys, perdure.llm.resolve, perdure.llm.openai_wire_serving\n"
-        "sys.exit(' '.join({'openai', 'yaml', 'pydantic', 'httpx'} & set(sys.modules)))"
+        "sys.exit(' '.join({'openai', 'ruamel.yaml', 'pydantic', 'httpx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

@@ -187,6 +187,9 @@ def test_a_yaml_file_a_json_file_and_the_list_play_the_same(tmp_path: Path) -> N
         ("s.yaml", "{replies: [], dealy: 1}", "unknown key 'dealy'"),
         ("s.yaml", "{replies: [], delay: soon}", "delay: expected seconds"),
         ("s.yaml", "- [unclosed", "not YAML: .*line"),
+        ("s.yaml", "- !!float ", "not YAML"),
+        ("s.yaml", "- 2026-13-45", "not YAML: month"),
+        ("s.yaml", "[" * 5000, "not YAML"),
         ("s.json", "[1,", "not JSON"),
     ],
 )

@@ -63,9 +63,10 @@ def _parsed(name: str, text: str) -> object:
             return msgspec.json.decode(text)
         except msgspec.DecodeError as error:
             raise UsageError(f"{name}: not JSON: {error}") from None
-    import yaml  # noqa: PLC0415 - only where files are used
+    from ruamel.yaml import YAML  # noqa: PLC0415 - only where files are used
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return YAML(typ="safe", pure=True).load(text)
+    except Exception as error:
+        # Whatever the parser stumbles over (half a number, nesting without end) is a fault of the text.
         raise UsageError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
