@@ -123,7 +123,7 @@ class ProgramWorkflow:
         self._program = program
 
     def begin(self, execution: Execution, argument: Any) -> Generator[Any, Any, Any]:
-        context = WorkflowContext(execution, str)
+        context = WorkflowContext(execution, lambda name: (str(name), None))
         return _run(context, self._program)  # type: ignore[return-value]
 
 

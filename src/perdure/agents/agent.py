@@ -19,7 +19,7 @@ from perdure.ports.toolset import Tool
 from perdure.prompt.system_prompt import system_prompt as written_prompt
 from perdure.tools.tool import FunctionTool
 from perdure.tools.toolset import Toolset
-from perdure.workflows.context import WorkflowContext
+from perdure.workflows.context import Callee, WorkflowContext
 from perdure.workflows.registry import Registry
 
 
@@ -38,9 +38,9 @@ class AgentWorkflow:
         return agent_loop(WorkflowContext(execution, _by_name), self.agent, argument)  # type: ignore[return-value]
 
 
-def _by_name(activity: Callable[..., Any] | str) -> str:
+def _by_name(activity: Callable[..., Any] | str) -> Callee:
     assert isinstance(activity, str), "the loop calls its activities by name"
-    return activity
+    return activity, None
 
 
 def _texts(field: str, given: Sequence[str] | str) -> list[str]:

@@ -67,6 +67,6 @@ def _parsed(name: str, text: str) -> object:
 
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told to the caller as what it is
         # Whatever the parser stumbles over (half a number, nesting without end) is a fault of the text.
         raise UsageError(f"{name}: not YAML: {' '.join(str(error).split())}") from None

@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from perdure.base.events import RetryPolicy
+from perdure.engine.open_work import Convert
 from perdure.engine.replay import Execution
 from perdure.engine.tasks import Deadline, Task, WhenAll, WhenAny
-from perdure.workflows.adapt import result_converter
 
 T = TypeVar("T")
+
+Callee = tuple[str, Convert | None]
+"""An activity's registered name, and what turns its stored result into what its return annotation says."""
 
 
 def _seconds(duration: float | dt.timedelta) -> float:
@@ -25,11 +28,11 @@ class WorkflowContext:
     crash and is refused.
     """
 
-    __slots__ = ("_ensure_activity", "_execution")
+    __slots__ = ("_callee", "_execution")
 
-    def __init__(self, execution: Execution, ensure_activity: Callable[[Callable[..., Any] | str], str]) -> None:
+    def __init__(self, execution: Execution, callee: Callable[[Callable[..., Any] | str], Callee]) -> None:
         self._execution = execution
-        self._ensure_activity = ensure_activity
+        self._callee = callee
 
     @property
     def instance_id(self) -> str:
@@ -95,13 +98,9 @@ class WorkflowContext:
         Raises:
             NotSerializableError: the input is not data.
         """
-        return self._execution.call_activity(
-            self._ensure_activity(activity),
-            input,
-            retry=retry_policy,
-            timeout=None if timeout is None else _seconds(timeout),
-            convert=None if isinstance(activity, str) else result_converter(activity),
-        )
+        name, convert = self._callee(activity)
+        seconds = None if timeout is None else _seconds(timeout)
+        return self._execution.call_activity(name, input, retry=retry_policy, timeout=seconds, convert=convert)
 
     def create_timer(self, fire_at: float | dt.timedelta | dt.datetime) -> Task[None]:
         """Wait durably.

@@ -12,8 +12,8 @@ from perdure.base.errors import UsageError
 from perdure.engine.activity import Activity
 from perdure.engine.replay import Execution, Steps, Workflow
 from perdure.ports.toolset import OnCrash
-from perdure.workflows.adapt import input_converter, one_input, takes_argument
-from perdure.workflows.context import WorkflowContext
+from perdure.workflows.adapt import input_converter, one_input, result_converter, takes_argument
+from perdure.workflows.context import Callee, WorkflowContext
 
 NAME_ATTRIBUTE = "__perdure_name__"
 """Where a decorated function keeps its registered name."""
@@ -47,7 +47,7 @@ class WorkflowDefinition:
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the function's steps."""
-        context = WorkflowContext(execution, self._registry.ensure_activity)
+        context = WorkflowContext(execution, self._registry.callee)
         if self._convert is not None and argument is not None:
             argument = self._convert(argument)
         steps = self.function(context, argument) if self._takes_argument else self.function(context)
@@ -68,6 +68,7 @@ class Registry:
         self.workflows: dict[str, Workflow] = {}
         self.activities: dict[str, Activity] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._callees: dict[Callable[..., Any] | str, Callee] = {}
 
     def add_workflow(self, function: Callable[..., Any], name: str | None = None) -> str:
         """Register a workflow function and return its name.
@@ -106,12 +107,19 @@ class Registry:
             )
         return chosen
 
-    def ensure_activity(self, activity: Callable[..., Any] | str) -> str:
-        """Return the name of an activity; a function that is not registered yet is."""
+    def callee(self, activity: Callable[..., Any] | str) -> Callee:
+        """Return how to call an activity; a function that is not registered yet is."""
+        known = self._callees.get(activity)
+        if known is not None:
+            return known
         if isinstance(activity, str):
-            return activity
-        name = registered_name(activity)
-        return name if self._functions.get(name) is activity else self.add_activity(activity)
+            return activity, None
+        name = self.add_activity(activity)
+        found = name, result_converter(activity)
+        if self._functions[name] is activity:
+            # Another one is of the same code and made anew each time, such as a function inside a workflow.
+            self._callees[activity] = found
+        return found
 
 
 def _same(known: object, function: object, within: frozenset[tuple[int, int]] = frozenset()) -> bool:
