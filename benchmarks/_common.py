@@ -303,7 +303,9 @@ def mean_row_bytes(database: Path) -> int:
     """Return the mean size of the history rows in a store."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         mean: float | None = connection.execute("SELECT avg(length(CAST(events AS BLOB))) FROM history").fetchone()[0]
-    return round(mean or 0)
+    if mean is None:
+        raise SystemExit(f"{database} has no history yet: the size of its rows is known after the first runs")
+    return round(mean)
 
 
 def history_rows(database: Path) -> int:

@@ -115,9 +115,9 @@ async def sequential(runtime: EmbeddedRuntime, chosen: Options, phases: Phases, 
 async def many(runtime: EmbeddedRuntime, chosen: Options, phases: Phases, figures: Repeated) -> None:
     fewer, more, repetitions = chosen.size(200, 20), chosen.size(2_000, 50), chosen.size(7, 3)
     advance = phases.begin("many instances at once", repetitions)
+    await throughput(runtime, more)
     raw = RawSqlite(chosen.folder, mean_row_bytes(Path(runtime.store.name)))
     raw.group_rate(chosen.size(20_000, 1_000))
-    await throughput(runtime, more)
     for _ in range(repetitions):
         rate = raw.group_rate(chosen.size(50_000, 1_000))
         figures.add(
