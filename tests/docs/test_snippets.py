@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from perdure.testing import ScriptedModel
 
@@ -37,7 +37,7 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.name)
 def test_the_scripts_of_a_page_are_scripts(page: Path, tmp_path: Path) -> None:
     for number, text in enumerate(blocks(page, "yaml")):
-        assert yaml.safe_load(text)
+        assert YAML(typ="safe").load(text)
         script = tmp_path / f"{number}.yaml"
         script.write_text(text)
         assert ScriptedModel.from_file(script)
