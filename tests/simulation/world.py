@@ -1,0 +1,113 @@
+"""The virtual time, the agenda of what happens when, and whose turn it is."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+EPOCH = 1_700_000_000.0
+"""What a clock that is right shows when a simulation begins, in seconds since the Unix epoch."""
+
+_MOST_CALLBACKS = 2_000_000
+
+
+class Actor(Protocol):
+    """Something that runs by itself: a living process."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether it does: it is alive and does not stand still."""
+        ...
+
+    def next_timer(self) -> float | None:
+        """Return when it wants to go on by itself, or None."""
+        ...
+
+    def wake(self) -> None:
+        """Make ready what is due."""
+        ...
+
+    def turn(self) -> int:
+        """Do what is ready; return how many callbacks that were."""
+        ...
+
+
+class Violation(AssertionError):
+    """The engine broke a promise."""
+
+
+class World:
+    """One simulation's time, chance and agenda.
+
+    Args:
+        seed: decides every choice.
+        tracing: whether to keep what happened, line by line.
+
+    Attributes:
+        now: virtual seconds since the simulation began.
+        random: the one source of chance.
+        actors: the processes, in the order of their birth.
+        trace: what happened, or None when nobody wants to know.
+        violations: what the engine did wrong, in words.
+    """
+
+    def __init__(self, seed: int, *, tracing: bool = False) -> None:
+        self.now = 0.0
+        self.random = random.Random(seed)
+        self.actors: list[Actor] = []
+        self.trace: list[str] | None = [] if tracing else None
+        self.violations: list[str] = []
+        self.callbacks = 0
+        self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._entries = 0
+
+    def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
+        """Have something happen at a virtual time; what has the same time happens in the order of asking."""
+        self._entries += 1
+        heapq.heappush(self._agenda, (when, self._entries, call, args))
+
+    def after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
+        """Have something happen some virtual seconds from now."""
+        self.at(self.now + seconds, call, *args)
+
+    def note(self, who: str, what: str) -> None:
+        """Keep a line of the trace; callers ask :attr:`trace` first where making the line costs something."""
+        if self.trace is not None:
+            self.trace.append(f"{self.now:12.6f} {who:<6} {what}")
+
+    def blame(self, what: str) -> None:
+        """Take note of a broken promise."""
+        self.violations.append(f"at {self.now:.6f}: {what}")
+        self.note("ORACLE", what)
+
+    def run_until(self, moment: float) -> None:
+        """Let everything happen up to a virtual time."""
+        while True:
+            self._take_turns()
+            if self.callbacks > _MOST_CALLBACKS:
+                raise Violation(f"{self.callbacks} callbacks and no end: something spins")
+            when = self._next_moment()
+            if when is None or when > moment:
+                self.now = max(self.now, moment)
+                return
+            self.now = max(self.now, when)
+            for actor in self.actors:
+                if actor.runs:
+                    actor.wake()
+            if self._agenda and self._agenda[0][0] <= self.now:
+                _, _, call, args = heapq.heappop(self._agenda)
+                call(*args)
+
+    def _take_turns(self) -> None:
+        ran = -1
+        while ran != 0:
+            ran = sum(actor.turn() for actor in list(self.actors) if actor.runs)
+            self.callbacks += ran
+
+    def _next_moment(self) -> float | None:
+        moments = [when for actor in self.actors if actor.runs and (when := actor.next_timer()) is not None]
+        if self._agenda:
+            moments.append(self._agenda[0][0])
+        return min(moments, default=None)
