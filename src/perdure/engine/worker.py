@@ -145,7 +145,9 @@ class Worker:
             return
         if not self._replayed(held, rows, resolved):
             return
-        self._start_interrupted(held)
+        if len(rows) > 1:
+            # The row of acceptance holds no decisions: what its code asks for now is yet to be recorded, then begun.
+            self._start_interrupted(held)
         held.take_in(news)
         self._advance(held)
 
