@@ -87,18 +87,19 @@ class Raise:
         self._instance_id, self._name, self._data = instance_id, name, data
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        existed = self._instance_id in oracle.created
         try:
             await runtime.raise_event(self._instance_id, self._name, self._data)
         except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle)
+            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
         if not oracle.has_taken(self._instance_id, f'"name":"{self._name}"'):
             return f"event {self._name} of {self._instance_id} was acknowledged and is not in the store"
         return ""
 
 
-def _judge_refusal(instance_id: str, error: InstanceError, oracle: Oracle) -> str:
+def _judge_refusal(instance_id: str, error: InstanceError, oracle: Oracle, *, existed: bool) -> str:
     if isinstance(error, InstanceNotFoundError):
-        if instance_id not in oracle.created:
+        if not existed:
             raise NotYetError
         return f"{instance_id} exists and was not found"
     return "" if instance_id in oracle.ends else f"{instance_id} has not ended and takes no event: {error}"
@@ -113,10 +114,11 @@ class Terminate:
         self._instance_id = instance_id
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        existed = self._instance_id in oracle.created
         try:
             await runtime.terminate(self._instance_id, "enough")
         except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle)
+            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
         if self._instance_id in oracle.ends or oracle.has_taken(self._instance_id, '"reason":"enough"'):
             return ""
         return f"the termination of {self._instance_id} was acknowledged and is not in the store"
@@ -131,10 +133,11 @@ class Resume:
         self._instance_id = instance_id
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        existed = self._instance_id in oracle.created
         try:
             await runtime.resume(self._instance_id)
         except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle)
+            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
         return ""
 
 
@@ -147,12 +150,13 @@ class Wait:
         self._instance_id = instance_id
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        existed = self._instance_id in oracle.created
         try:
             result = await runtime.wait(self._instance_id, _WAIT_SECONDS)
         except TimeoutError:
             return ""
         except InstanceNotFoundError as error:
-            return _judge_refusal(self._instance_id, error, oracle)
+            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
         except RunFailedError as failed:
             result = failed.status
         end = oracle.ends.get(self._instance_id)
