@@ -199,6 +199,37 @@ def test_an_event_for_an_instance_in_hand_arrives_although_the_first_look_failed
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("call", ["blobs", "load"])
+def test_a_store_that_cannot_be_read_for_a_moment_cuts_no_running_activity_off(runtimes, call):
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def slow(_):
+        runs.append("slow")
+        await gate.wait()
+
+    async def quick(_):
+        runs.append("quick")
+
+    async def flow(ctx, _):
+        held = ctx.call_activity(slow)
+        await ctx.wait_for_external_event("go")
+        await ctx.when_all([ctx.call_activity(quick), held])
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: runs)
+            runtimes.store.fail(call, times=2)
+            await runtime.raise_event("one", "go", "x" * 5000)
+            await until(lambda: len(runs) > 1)
+            gate.set()
+            await runtime.wait("one", PATIENCE)
+        assert runs == ["slow", "quick"]
+
+    asyncio.run(run())
+
+
 def test_the_scheduler_goes_on_after_an_error_that_nobody_foresaw(runtimes, caplog):
     async def run() -> None:
         async with runtimes(waiting) as runtime:

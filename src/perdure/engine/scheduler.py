@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from perdure.base.clock import Clock
-from perdure.base.errors import StaleLeaseError, StoreError
+from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError
 from perdure.base.events import HistoryRow
 from perdure.base.faults import crash_point
 from perdure.engine.held import Held, WorkerOptions
@@ -105,9 +105,9 @@ class Scheduler:
         due = self._planned is not None and self._planned <= self._clock.now()
         if not told and not due and version == self._seen_version:
             return
-        await self._deliver_signals()
+        delivered = await self._deliver_signals()
         await self._claim()
-        self._seen_version = version
+        self._seen_version = version if delivered else -1
         self._planned = await self._store.next_due(self._workflows) if self._worker.has_room else None
 
     async def _rejoin(self) -> None:
@@ -128,7 +128,9 @@ class Scheduler:
         if await self._store.reap():
             self._news.set()
 
-    async def _deliver_signals(self) -> None:
+    async def _deliver_signals(self) -> bool:
+        """Give signals to the instances in hand; return whether all of them could be read."""
+        delivered = True
         assert self._worker.lease is not None
         by_instance: dict[int, list[Signal]] = {}
         for signal in await self._store.inbox(self._worker.lease):
@@ -139,8 +141,13 @@ class Scheduler:
                 continue
             try:
                 self._worker.deliver(held, await read_signals(self._store, signals))
-            except StoreError as error:
+            except StoreCorruptError as error:
                 await self._worker.postpone(held, error)
+            except StoreError as error:
+                # Giving the instance back would cut off its running activities.
+                _log.warning("the signals of instance %s cannot be read yet: %s", held.instance_id, error)
+                delivered = False
+        return delivered
 
     async def _claim(self) -> None:
         while self._worker.has_room:

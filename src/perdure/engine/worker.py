@@ -348,14 +348,25 @@ class Worker:
     async def _reload(self, held: Held) -> None:
         """Bring back a function that was put away while its activities ran."""
         try:
-            rows = (await self._store.load([held.key]))[held.key]
-            resolved = await resolve_history(self._store, rows)
-        except StoreError as error:
+            rows, resolved = await self._read(held)
+        except StoreCorruptError as error:
             await self.postpone(held, error)
             return
         if self._replayed(held, rows, resolved):
             held.busy = False
             self._advance(held)
+
+    async def _read(self, held: Held) -> tuple[list[HistoryRow], Resolved]:
+        while True:
+            try:
+                rows = (await self._store.load([held.key]))[held.key]
+                return rows, await resolve_history(self._store, rows)
+            except StoreCorruptError:
+                raise
+            except StoreError as error:
+                # Given back, its running activities would be cut off, and those that have returned would run again.
+                _log.warning("instance %s cannot be read yet: %s", held.instance_id, error)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def postpone(self, held: Held, error: StoreError) -> None:
         """Give back an instance that cannot be read now; one whose history is damaged waits for a human."""
