@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +32,12 @@ class FailingStore(MemoryHistoryStore):
         super().__init__("failing")
         self.failures: dict[str, list[Exception]] = defaultdict(list)
         self.calls: dict[str, int] = defaultdict(int)
+        self.late: dict[int, Callable[[], None]] = {}
+        self._late_rows: set[int] = set()
+
+    def answer_late(self, row: int) -> None:
+        """Keep the answer to the next commit of this row back, until the test calls ``late[row]``."""
+        self._late_rows.add(row)
 
     def fail(self, call: str, error: type[StoreError] = StoreLockedError, times: int = 1) -> None:
         self.failures[call] += [error("failing", "for a moment")] * times
@@ -38,6 +46,9 @@ class FailingStore(MemoryHistoryStore):
         self.calls["append"] += 1
         if self.failures["append"]:
             asyncio.get_running_loop().call_soon(done, self.failures["append"].pop())
+        elif episode.seq in self._late_rows:
+            self._late_rows.discard(episode.seq)
+            super().append(lease, episode, lambda error: self.late.update({episode.seq: partial(done, error)}))
         else:
             super().append(lease, episode, done)
 
@@ -52,7 +63,7 @@ def _failing(name: str) -> Any:
     return call
 
 
-for _name in ("join", "leave", "reap", "release", "claim", "inbox", "load", "blobs", "find_all"):
+for _name in ("join", "leave", "reap", "release", "claim", "inbox", "next_due", "load", "blobs", "find_all"):
     setattr(FailingStore, _name, _failing(_name))
 
 
@@ -175,6 +186,65 @@ def test_the_scheduler_goes_on_after_an_error_of_the_store(runtimes, call):
             await runtime.raise_event("one", "go", 5)
             assert await runtime.wait("one", PATIENCE) == 5
             await until(lambda: not runtimes.store.failures[call])
+
+    asyncio.run(run())
+
+
+def test_a_timer_fires_although_the_look_for_it_failed(runtimes):
+    clock = ManualClock()
+
+    async def flow(ctx, _):
+        await ctx.create_timer(60)
+
+    async def run() -> None:
+        async with runtimes(flow, clock=clock) as runtime:
+            runtimes.store.fail("next_due", times=10_000)
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            asked = runtimes.store.calls["next_due"]
+            await until(lambda: runtimes.store.calls["next_due"] > asked)
+            runtimes.store.failures.clear()
+            clock.at += 61
+            await runtime.wait("one", PATIENCE)
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_comes_after_the_instance_was_claimed_again_does_not_drop_it(runtimes):
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def held(_):
+        runs.append("held")
+        await gate.wait()
+
+    async def flow(ctx, _):
+        await ctx.create_timer(0.05)
+        await ctx.call_activity(held)
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            runtimes.store.answer_late(1)
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: runs)
+            runtimes.store.late.pop(1)()
+            gate.set()
+            await runtime.wait("one", PATIENCE)
+        assert runs == ["held"]
+
+    asyncio.run(run())
+
+
+def test_room_that_a_late_answer_makes_is_given_to_who_waits_for_it(runtimes):
+    async def run() -> None:
+        async with runtimes(echoing, max_running=1) as runtime:
+            runtimes.store.answer_late(2)
+            await runtime.start(echoing, 1, instance_id="one")
+            await until(lambda: runtimes.store.late)
+            await runtime.start(echoing, 2, instance_id="two")
+            await until(lambda: runtime._scheduler._seen_version == runtimes.store._version)
+            runtimes.store.late.pop(2)()
+            assert await runtime.wait("two", PATIENCE) == 2
 
     asyncio.run(run())
 

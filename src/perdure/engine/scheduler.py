@@ -55,6 +55,7 @@ class Scheduler:
         self._planned: float | None = None
         self._reap_at = 0.0
         self._seen_version = -1
+        self._was_full = False
         self._lease_lost = False
 
     def poke(self) -> None:
@@ -103,12 +104,15 @@ class Scheduler:
         await self._reap()
         version = await self._store.version()
         due = self._planned is not None and self._planned <= self._clock.now()
-        if not told and not due and version == self._seen_version:
+        has_new_room = self._was_full and self._worker.has_room
+        if not told and not due and not has_new_room and version == self._seen_version:
             return
         delivered = await self._deliver_signals()
         await self._claim()
+        self._was_full = not self._worker.has_room
+        self._planned = None if self._was_full else await self._store.next_due(self._workflows)
+        # Last: a round that an error of the store cut off has seen nothing.
         self._seen_version = version if delivered else -1
-        self._planned = await self._store.next_due(self._workflows) if self._worker.has_room else None
 
     async def _rejoin(self) -> None:
         """Begin again under a new lease; what the worker had in hand is the store's to give."""

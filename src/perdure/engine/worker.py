@@ -107,8 +107,10 @@ class Worker:
         self._ids.add(held.instance_id)
 
     def _let_go(self, held: Held) -> None:
-        self.held.pop(held.key, None)
-        self._ids.discard(held.instance_id)
+        # A store may answer late: by then this worker can have claimed the instance once more.
+        if self.held.get(held.key) is held:
+            del self.held[held.key]
+            self._ids.discard(held.instance_id)
 
     def begin(self, held: Held, row: HistoryRow, resolved: Resolved) -> None:
         """Run an instance that this worker's lease was just given by its start."""
