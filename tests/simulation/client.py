@@ -247,12 +247,15 @@ class Deed:
         """Do it with a process's runtime, and use the answer."""
         outside = self._outside
         name = type(self.action).__name__
-        assert life.runtime is not None
         try:
+            if life.runtime is None:
+                raise NotYetError
             wrong = await self.action.run(life.runtime, outside.oracle)
         except (StoreError, NotYetError):
             outside.try_again(self)
             return
+        except Exception as error:
+            wrong = f"{life.name} was answered {name} with {error!r}"
         outside.world.note(life.name, f"has its answer to {name}")
         outside.open -= 1
         if wrong:
