@@ -158,7 +158,10 @@ def _observed(process: SimulatedProcess, activity: Activity, oracle: Oracle) -> 
     async def run(argument: Any) -> Any:
         call = current_activity()
         life = process.life
-        assert life is not None, f"an activity of {process.name} runs between two of its lives"
+        if life is None:
+            # The simulation is over, and what is left in memory is being unwound.
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError("nobody finishes this future")
         if world.trace is not None:
             world.note(life.name, f"runs {call.activity} {call.idempotency_key} attempt {call.attempt}")
         oracle.began(life.store.token, call, activity.on_crash)

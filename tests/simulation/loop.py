@@ -134,21 +134,24 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine that waits for nothing but turns of this loop, and return its result."""
-        task = self.create_task(coroutine)
-        self.tasks.clear()
-        while not task.done():
-            assert self._ready, f"{coroutine!r} waits for something that no turn of this loop brings"
-            self.run_ready(1_000)
-        return task.result()
+        events._set_running_loop(self)
+        try:
+            while True:
+                waited_for = coroutine.send(None)
+                assert waited_for is None, f"{coroutine!r} waits for {waited_for!r}, which no turn of this loop brings"
+        except StopIteration as end:
+            return end.value
+        finally:
+            events._set_running_loop(None)
 
     def unwind(self) -> None:
         """Cancel whatever goes on here, and let its clean-up run: the end of a simulation leaves nothing behind."""
         for _ in range(50):
+            self.run_ready(10_000)
             unfinished = [task for task in self.tasks if not task.done()]
             if not unfinished and not self._ready:
                 break
             for task in unfinished:
                 task.cancel()
-            self.run_ready(10_000)
         self._timers.clear()
         self._ready.clear()

@@ -93,7 +93,7 @@ class Life:
         self.runtime: EmbeddedRuntime | None = None
         self.loop = SimulatedLoop(self.world, self._note_failure)
         self.store: Connection = process.node.connect(self)
-        self._opened: EmbeddedRuntime | None = None
+        self._latest: EmbeddedRuntime | None = None
         self._leaving = asyncio.Event()
         self._errands: list[Errand] = []
         self._fuse: int | None = None
@@ -139,8 +139,20 @@ class Life:
     # -- what it does
 
     async def _live(self) -> None:
-        while self._opened is None:
-            runtime = EmbeddedRuntime(
+        runtime = await self._open()
+        self.runtime = runtime
+        await self._leaving.wait()
+        self.runtime = None
+        try:
+            await runtime.close()
+        except StoreError:
+            # A store that cannot take a farewell finds the process gone.
+            self.world.note(self.name, "leaves without a farewell")
+        self._end("has left")
+
+    async def _open(self) -> EmbeddedRuntime:
+        while True:
+            self._latest = EmbeddedRuntime(
                 self.store,  # type: ignore[arg-type]  # it has whatever the port has
                 registry=self.process.registry,
                 options=self.process.options,
@@ -148,19 +160,10 @@ class Life:
                 worker=self.process.executes,
             )
             try:
-                await runtime.open()
+                await self._latest.open()
+                return self._latest
             except StoreError:
                 await asyncio.sleep(_OPEN_AGAIN)
-            else:
-                self.runtime = self._opened = runtime
-        await self._leaving.wait()
-        self.runtime = None
-        try:
-            await self._opened.close()
-        except StoreError:
-            # A store that cannot take a farewell finds the process gone.
-            self.world.note(self.name, "leaves without a farewell")
-        self._end("has left")
 
     def run(self, errand: Errand) -> None:
         """Do something from outside with the runtime."""
@@ -214,7 +217,7 @@ class Life:
         """Let go of what its memory held, after everything was judged."""
         self.alive = self.still = False
         self.store.cut_at = 0.0
-        worker = self._opened._worker if self._opened is not None else None
+        worker = self._latest._worker if self._latest is not None else None
         if worker is not None:
             self.loop.create_task(worker.forget())
         self.loop.unwind()

@@ -62,6 +62,10 @@ class Outcome:
     callbacks: int = 0
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        broken = "\n".join(f"  {violation}" for violation in self.violations)
+        return f"seed {self.seed}:\n{broken}\n  again: python -m tests.simulation --seed {self.seed} --trace"
+
     @property
     def digest(self) -> str:
         """The trace in 32 digits: equal digests are equal runs."""
@@ -119,6 +123,7 @@ class Simulation:
     def bury(self) -> None:
         """Unwind what is left in memory."""
         for process in self.processes:
+            process.life = None
             for life in process.lives:
                 life.bury()
 

@@ -13,7 +13,7 @@ from tests.simulation.world import World
 
 from perdure.base.errors import StoreError, StoreFullError, StoreLockedError, StoreUnavailableError
 from perdure.components.history.memory import MemoryHistoryStore
-from perdure.ports.history_store import Episode, HistoryStore, Lease
+from perdure.ports.history_store import Episode, HistoryStore, InstanceRecord, Lease
 
 if TYPE_CHECKING:
     from tests.simulation.oracle import Oracle
@@ -243,7 +243,8 @@ class Connection:
 
 def _line(method: str, args: tuple[Any, ...], result: Any, error: Exception | None) -> str:
     """Return a call that arrived as the trace shows it."""
-    told = " ".join(_word(argument) for argument in args)
+    # A worker's name holds the number of the process that simulates it.
+    told = "" if method == "join" else " ".join(_word(argument) for argument in args)
     answer = type(error).__name__ if error is not None else _word(result)
     return f"{method} {told} -> {answer}"
 
@@ -255,6 +256,10 @@ def _word(value: Any) -> str:
         case Episode():
             parked = "" if value.park is None else f" parked {value.park.status} due {value.park.due}"
             return f"#{value.key} row {value.seq} {value.events:.300}{parked}"
+        case InstanceRecord():
+            return f"{value.instance_id} {value.status} due {value.due} waits {value.waits}"
+        case set() | frozenset():
+            return _word(sorted(value))
         case dict():
             return f"{{{', '.join(map(str, value))}}}"
         case list():
