@@ -1,7 +1,7 @@
 """Deterministic simulation of the engine: one seed drives clocks, crashes, pauses, delays and refusals.
 
-Several simulated processes, each the real runtime on an event loop of its own, share the real rules of the memory store.
-No thread, no socket and no real time is in it, so a seed gives the same run, event for event, on every machine::
+Several simulated processes, each the real runtime on an event loop of its own, share the memory store with its real
+rules. No thread, no socket and no real time is in it, so a seed gives the same run, event for event, every time::
 
     python -m tests.simulation --seeds 0:5000          # many small runs; what fails is printed with its seed
     python -m tests.simulation --seed 1234 --trace     # one of them again, with everything that happened

@@ -1,4 +1,4 @@
-"""What comes from outside: starts, events, terminations, answers. Whoever sends them may die before it has its answer."""
+"""What comes from outside: starts, events, terminations, answers. Who sends them may die before the answer."""
 
 from __future__ import annotations
 
@@ -248,9 +248,7 @@ class Deed:
         outside = self._outside
         name = type(self.action).__name__
         try:
-            if life.runtime is None:
-                raise NotYetError
-            wrong = await self.action.run(life.runtime, outside.oracle)
+            wrong = await self.action.run(life.open_runtime, outside.oracle)
         except (StoreError, NotYetError):
             outside.try_again(self)
             return
@@ -264,5 +262,3 @@ class Deed:
     def cut_off(self) -> None:
         """The process died before it had the answer."""
         self._outside.try_again(self)
-
-

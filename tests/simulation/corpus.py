@@ -7,7 +7,7 @@ import inspect
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from tests.simulation.process import SimulatedProcess
 from tests.simulation.programs import ASKING, RECONCILING, allowed, leaves, order_free, random_program, undisturbed
 
 from perdure.base.events import ExecutionCompleted, HistoryRow, Status
-from perdure.engine.activity import Activity, ActivityContext, current_activity
+from perdure.engine.activity import Activity, current_activity
 from perdure.engine.replay import Workflow
 from perdure.ports.toolset import Interrupted, Reconciled
 
@@ -119,7 +119,9 @@ class ShapeCase:
         failed = "" if end.failure is None else f"{end.failure.error_type}: {end.failure.message}"
         if (self.shape.error or "") not in failed or bool(failed) != bool(self.shape.error):
             return f"its failure is {failed!r}, not {self.shape.error!r}"
-        if self.shape.error is None and (result != self.shape.expected or type(result) is not type(self.shape.expected)):
+        if self.shape.error is None and (
+            result != self.shape.expected or type(result) is not type(self.shape.expected)
+        ):
             return f"its result is {result!r:.200}, not {self.shape.expected!r:.200}"
         if completions(rows) != Counter(self.shape.counts):
             return f"its completions are {completions(rows)}, not {self.shape.counts}"

@@ -13,7 +13,7 @@ LEASE_SECONDS = 5.0
 """Virtual seconds after which a worker that stands still counts as dead."""
 
 MISFORTUNE_SECONDS = 25.0
-"""Virtual seconds in which things go wrong; afterwards everything is well, and all that was accepted must come to an end."""
+"""Virtual seconds in which things go wrong; afterwards all is well, and all that was accepted must come to an end."""
 
 Fault = Callable[[World, StoreNode, SimulatedProcess], None]
 

@@ -92,7 +92,7 @@ class Oracle:
             self._world.blame(f"{what} begins again although nothing cut its first run off")
         if on_crash == "ask" and sum(not run.stale for run in before) > self._told_to_retry[attempt]:
             self._world.blame(f"{what} begins again although nobody has said so")
-        if on_crash == "retry" and before and not call.interrupted:
+        if on_crash == "retry" and not call.interrupted and any(not run.stale for run in before):
             self._world.blame(f"{what} begins again and is not told that it was interrupted")
 
     # -- the store
@@ -154,7 +154,9 @@ class Oracle:
         lease, episode = args
         self._require_owner(life, lease, episode.key)
         if episode.seq != self._rows[episode.key]:
-            self._world.blame(f"row {episode.seq} of {self._ids[episode.key]} follows row {self._rows[episode.key] - 1}")
+            self._world.blame(
+                f"row {episode.seq} of {self._ids[episode.key]} follows row {self._rows[episode.key] - 1}"
+            )
         self._rows[episode.key] = episode.seq + 1
         for event in decode_events(episode.events):
             self._enter(episode, self._ids[episode.key], event)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.world import EPOCH, World
 
-from perdure.base.errors import StoreError
+from perdure.base.errors import StoreError, StoreUnavailableError
 from perdure.engine.held import WorkerOptions
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.workflows.registry import Registry
@@ -101,6 +101,17 @@ class Life:
         self.world.note(self.name, "begins")
         self.world.actors.append(self)
         self.loop.create_task(self._live())
+
+    @property
+    def open_runtime(self) -> EmbeddedRuntime:
+        """Its runtime.
+
+        Raises:
+            StoreUnavailableError: it is not open yet, or not any more.
+        """
+        if self.runtime is None:
+            raise StoreUnavailableError(self.name, "the runtime is not open")
+        return self.runtime
 
     # -- its turn
 

@@ -18,7 +18,7 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.process import SimulatedProcess
 from tests.simulation.store import Connection, StoreNode, Weather
 from tests.simulation.verdict import judge
-from tests.simulation.world import Violation, World
+from tests.simulation.world import SpinError, World
 
 from perdure.components.history.memory import MemoryHistoryStore
 from perdure.engine.held import WorkerOptions
@@ -79,8 +79,8 @@ def simulate(seed: int, *, tracing: bool = False, parts: Parts = SOUND) -> Outco
         simulation = Simulation(world, parts)
         try:
             simulation.run()
-        except Violation as violation:
-            world.blame(str(violation))
+        except SpinError as error:
+            world.blame(str(error))
         finally:
             simulation.bury()
     return Outcome(seed, world.violations, world.trace or [], world.callbacks, world.now)

@@ -35,8 +35,8 @@ class Actor(Protocol):
         ...
 
 
-class Violation(AssertionError):
-    """The engine broke a promise."""
+class SpinError(AssertionError):
+    """Something runs for ever without waiting."""
 
 
 class World:
@@ -106,7 +106,7 @@ class World:
             if actor.runs:
                 self.callbacks += actor.turn()
         if self.callbacks > _MOST_CALLBACKS:
-            raise Violation(f"{self.callbacks} callbacks and no end: something spins")
+            raise SpinError(f"{self.callbacks} callbacks and no end: something spins")
 
     def _next_timer(self) -> tuple[Actor | None, float]:
         first, earliest = None, math.inf
