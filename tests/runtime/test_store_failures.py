@@ -249,6 +249,29 @@ def test_room_that_a_late_answer_makes_is_given_to_who_waits_for_it(runtimes):
     asyncio.run(run())
 
 
+def test_a_timer_fires_although_the_look_after_new_room_failed(runtimes):
+    clock = ManualClock()
+
+    async def flow(ctx, _):
+        await ctx.create_timer(60)
+
+    async def run() -> None:
+        async with runtimes(echoing, flow, clock=clock, max_running=1) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            runtimes.store.answer_late(2)
+            await runtime.start(echoing, 2, instance_id="two")
+            await until(lambda: runtimes.store.late)
+            await until(lambda: runtime._scheduler._seen_version == runtimes.store._version)
+            runtimes.store.fail("next_due")
+            runtimes.store.late.pop(2)()
+            await until(lambda: not runtimes.store.failures["next_due"])
+            clock.at += 61
+            await runtime.wait("one", PATIENCE)
+
+    asyncio.run(run())
+
+
 def test_an_event_for_an_instance_in_hand_arrives_although_the_first_look_failed(runtimes):
     gate = asyncio.Event()
 

@@ -101,17 +101,19 @@ class Scheduler:
             await self._rejoin()
         told = self._news.is_set()
         self._news.clear()
+        # Until its end, for a round that an error of the store cuts off has seen nothing.
+        seen, self._seen_version = self._seen_version, -1
         await self._reap()
         version = await self._store.version()
         due = self._planned is not None and self._planned <= self._clock.now()
         has_new_room = self._was_full and self._worker.has_room
-        if not told and not due and not has_new_room and version == self._seen_version:
+        if not told and not due and not has_new_room and version == seen:
+            self._seen_version = seen
             return
         delivered = await self._deliver_signals()
         await self._claim()
         self._was_full = not self._worker.has_room
         self._planned = None if self._was_full else await self._store.next_due(self._workflows)
-        # Last: a round that an error of the store cut off has seen nothing.
         self._seen_version = version if delivered else -1
 
     async def _rejoin(self) -> None:
