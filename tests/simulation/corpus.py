@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 from tests.engine.programs import Node, ProgramWorkflow, Receive, TimedReceive
 from tests.shapes import BY_NAME, REGISTRY, Shape, completions
+from tests.simulation.agent_case import AgentCase
 from tests.simulation.oracle import Oracle
 from tests.simulation.process import SimulatedProcess
 from tests.simulation.programs import ASKING, RECONCILING, allowed, leaves, order_free, random_program, undisturbed
@@ -46,6 +47,11 @@ class Case(Protocol):
     @property
     def input(self) -> Any: ...
 
+    @property
+    def activities(self) -> Sequence[Activity]:
+        """The activities that only this case has."""
+        ...
+
     def events(self, chance: random.Random) -> list[Event]:
         """Return the events to send to it."""
         ...
@@ -62,6 +68,7 @@ class ProgramCase:
     instance_id: str
     program: Node
     input: Any = None
+    activities: Sequence[Activity] = ()
 
     @property
     def workflow(self) -> Workflow:
@@ -97,6 +104,7 @@ class ShapeCase:
     """A shape of the corpus that all tests share."""
 
     shape: Shape
+    activities: Sequence[Activity] = ()
 
     @property
     def instance_id(self) -> str:
@@ -129,7 +137,7 @@ class ShapeCase:
 
 
 def random_cases(chance: random.Random) -> list[Case]:
-    """Return the instances of one simulation: mostly programs, some shapes."""
+    """Return the instances of one simulation: mostly programs, some shapes, sometimes an agent."""
     cases: list[Case] = [
         ProgramCase(f"p{number}", random_program(chance, chance.choice((2, 4, 8))))
         for number in range(chance.randint(1, 4))
@@ -138,7 +146,8 @@ def random_cases(chance: random.Random) -> list[Case]:
     names = chance.sample(quick, chance.randrange(3))
     if chance.random() < 0.02:
         names.append(chance.choice(sorted(LONG)))
-    return cases + [ShapeCase(BY_NAME[name]) for name in names]
+    agents: list[Case] = [AgentCase()] if chance.random() < 0.15 else []
+    return [*cases, *(ShapeCase(BY_NAME[name]) for name in names), *agents]
 
 
 # -- what the processes know
@@ -148,10 +157,15 @@ def fill_registry(process: SimulatedProcess, cases: Sequence[Case], oracle: Orac
     """Give a process the workflows of the cases and all activities, each under the oracle's eyes."""
     registry = process.registry
     registry.workflows = {case.workflow.name: case.workflow for case in cases}
-    registry.activities = {
-        activity.name: _observed(process, activity, oracle)
-        for activity in [*_PROGRAM_ACTIVITIES, *REGISTRY.activities.values()]
-    }
+    registry.activities = {activity.name: _observed(process, activity, oracle) for activity in _activities(cases)}
+
+
+def _activities(cases: Sequence[Case]) -> list[Activity]:
+    return [
+        *_PROGRAM_ACTIVITIES,
+        *REGISTRY.activities.values(),
+        *(activity for case in cases for activity in case.activities),
+    ]
 
 
 def _observed(process: SimulatedProcess, activity: Activity, oracle: Oracle) -> Activity:

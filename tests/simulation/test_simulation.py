@@ -37,6 +37,7 @@ SITUATIONS = (
     '"retry_of"',
     "attempt 3",
     "$text",
+    "$conversation",
     "has its answer to Clash",
     "has its answer to Wait",
 )
