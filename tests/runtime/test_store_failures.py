@@ -33,6 +33,8 @@ class FailingStore(MemoryHistoryStore):
         self.failures: dict[str, list[Exception]] = defaultdict(list)
         self.calls: dict[str, int] = defaultdict(int)
         self.late: dict[int, Callable[[], None]] = {}
+        self.answers_starts = asyncio.Event()
+        self.answers_starts.set()
         self._late_rows: set[int] = set()
 
     def answer_late(self, row: int) -> None:
@@ -41,6 +43,11 @@ class FailingStore(MemoryHistoryStore):
 
     def fail(self, call: str, error: type[StoreError] = StoreLockedError, times: int = 1) -> None:
         self.failures[call] += [error("failing", "for a moment")] * times
+
+    async def start(self, new):
+        started = await super().start(new)
+        await self.answers_starts.wait()
+        return started
 
     def append(self, lease, episode, done):
         self.calls["append"] += 1
@@ -228,6 +235,37 @@ def test_an_answer_that_comes_after_the_instance_was_claimed_again_does_not_drop
             await runtime.start(flow, instance_id="one")
             await until(lambda: runs)
             runtimes.store.late.pop(1)()
+            gate.set()
+            await runtime.wait("one", PATIENCE)
+        assert runs == ["held"]
+
+    asyncio.run(run())
+
+
+def test_a_start_that_is_answered_after_its_lease_was_lost_does_not_run_the_instance_a_second_time(runtimes):
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def held(_):
+        runs.append("held")
+        await gate.wait()
+
+    async def flow(ctx, _):
+        await ctx.call_activity(held)
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            runtimes.store.answers_starts.clear()
+            starting = asyncio.create_task(runtime.start(flow, instance_id="one"))
+            await until(lambda: runtime.find("one"))
+            runtimes.store.kill(runtime._worker.lease)
+            runtime.look_for_work()
+            await until(lambda: runs)
+            runtimes.store.answers_starts.set()
+            await starting
+            commits = runtimes.store.calls["append"]
+            await runtime.raise_event("one", "unread")
+            await until(lambda: runtimes.store.calls["append"] > commits)
             gate.set()
             await runtime.wait("one", PATIENCE)
         assert runs == ["held"]

@@ -204,9 +204,10 @@ class EmbeddedRuntime:
         crash_point("start.after_commit")
         if not started.created:
             _require_same(new, started.workflow, started.events)
-        elif new.lease is None:
+        elif self._worker is None or new.lease is None or self._worker.lease != new.lease:
+            # Also when the lease was lost before the answer came: then the instance is whoever's claims it.
             self.look_for_work()
-        elif self._worker is not None:
+        else:
             held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
 
