@@ -43,11 +43,14 @@ def standing(record: InstanceRecord, now: float, inspection: Inspection | None =
         return Standing("finished", _end(record, inspection))
     if record.owner is not None:
         return Standing("executing", f"executed by {record.owner}")
+    if record.status is Status.PENDING and record.due is not None and record.due > now:
+        return Standing("waiting", f"begins in {duration(record.due - now)}")
     if record.due is not None and record.due <= now:
         return Standing("ready", "waits for its app to run")
-    if record.status is Status.PENDING and record.due is not None:
-        return Standing("waiting", f"begins in {duration(max(0.0, record.due - now))}")
-    waits: dict[str, Any] = msgspec.json.decode(record.waits) if record.waits else {}
+    return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
+
+
+def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) -> Standing:
     if "stalled" in waits:
         return Standing("stalled", f"stalled: {waits['stalled']}")
     if "suspended" in waits:

@@ -183,9 +183,6 @@ class Execution(Requests):
             events.append(event)
             self._apply(event)
             self._collect(events, actions)
-        if self._notes:
-            events.extend(self._notes)
-            self._notes = []
         decisions = Decisions(events, actions, self._blobs, self._links, self._beside())
         if self.custom_status != self._status_known:
             decisions.custom_status = self._status_known = self.custom_status
@@ -431,6 +428,9 @@ class Execution(Requests):
     # -- small parts
 
     def _collect(self, events: list[AnyEvent], actions: list[Action]) -> None:
+        if self._notes:
+            events.extend(self._notes)
+            self._notes = []
         if not self._requested:
             return
         events.extend(self._requested)

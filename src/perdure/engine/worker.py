@@ -428,6 +428,7 @@ class Worker:
             input=held.execution.input_of(scheduled),
             resolved=at_hand,
             interrupted=interrupted,
+            generation=held.execution.generation,
         )
         held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
 
