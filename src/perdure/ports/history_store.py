@@ -286,6 +286,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         custom_status: JSON that its code set, or None.
         blobs: content that the rows and links refer to and that the store may lack.
         links: conversation links that the rows refer to and that the store may lack.
+        inbox: encoded events that wait for it.
         source: key of an instance in this store whose content it shares, or None.
     """
 
@@ -296,7 +297,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finished_at: float | None = None
     custom_status: str | None = None
     blobs: Mapping[str, bytes] = NO_BLOBS
-    links: Iterable[Link] = ()
+    links: Sequence[Link] = ()
+    inbox: tuple[str, ...] = ()
     source: int | None = None
 
 
@@ -434,8 +436,22 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def restore(self, restored: Restored) -> bool:
-        """Add an instance with its history; False when its id is taken, and nothing was changed."""
+    async def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories, all or none; False when an id is taken, and nothing was changed."""
+        ...
+
+    async def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of at most ``limit`` instances that ended before a time, the longest ago first.
+
+        Args:
+            app_id: the app that they belong to.
+            workflow: the name of their workflow, of whichever version; None for any.
+            status: how they ended.
+            until: seconds since the epoch.
+            limit: how many at most.
+        """
         ...
 
     async def purge(self, keys: Collection[int]) -> int:

@@ -7,7 +7,7 @@ import functools
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from types import CoroutineType
@@ -464,10 +464,15 @@ class MemoryHistoryStore:
         return [(seq, at, events) for seq, (at, events) in rows.items()]
 
     @_answered
-    def restore(self, restored: Restored) -> bool:
-        """Add an instance with its history."""
-        if restored.new.instance_id in self._by_id:
+    def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories."""
+        if any(one.new.instance_id in self._by_id for one in restored):
             return False
+        for one in restored:
+            self._restore(one)
+        return True
+
+    def _restore(self, restored: Restored) -> None:
         self._keep(restored.blobs)
         for link in restored.links:
             self._links.setdefault((link.root, link.depth, link.digest), link)
@@ -478,7 +483,17 @@ class MemoryHistoryStore:
         one.status, one.waits, one.due = restored.park.status, restored.park.waits, restored.park.due
         one.finished_at, one.custom_status = restored.finished_at, restored.custom_status
         self._queue(one)
-        return True
+        for event in restored.inbox:
+            self._put(one, event)
+
+    @_answered
+    def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of instances that ended before a time."""
+        query = InstanceQuery(status=tuple(status), workflow=workflow, app_id=app_id, finished_until=until)
+        chosen = [one for one in self._by_id.values() if self._is_meant(one, query)]
+        return [one.key for one in sorted(chosen, key=lambda one: one.finished_at or 0.0)[:limit]]
 
     @_answered
     def purge(self, keys: Collection[int]) -> int:

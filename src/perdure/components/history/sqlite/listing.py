@@ -55,6 +55,19 @@ def records(connection: sqlite3.Connection, query: InstanceQuery) -> list[Instan
     return [_record(row) for row in connection.execute(statement, (*values, query.limit))]
 
 
+_EXPIRED = """
+SELECT key FROM instance INDEXED BY instance_finished
+WHERE finished_at < :until AND app_id = :app_id AND status IN (SELECT value FROM json_each(:status))
+    AND (:workflow IS NULL OR workflow = :workflow OR (workflow >= :workflow || '@' AND workflow < :workflow || 'A'))
+ORDER BY finished_at LIMIT :limit
+"""
+
+
+def expired_keys(connection: sqlite3.Connection, parameters: dict[str, object]) -> list[int]:
+    """Return the keys of instances that ended before a time, the longest ago first."""
+    return [row[0] for row in connection.execute(_EXPIRED, parameters)]
+
+
 def _record(row: tuple[Any, ...]) -> InstanceRecord:
     known = dict(zip(_COLUMNS, row, strict=True))
     known["status"] = Status(known["status"])

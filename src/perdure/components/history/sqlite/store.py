@@ -25,7 +25,7 @@ from perdure.components.history.sqlite.connection import connect, file_identity,
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
-from perdure.components.history.sqlite.listing import records, records_by_id
+from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
 from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.writer import Writer
@@ -411,11 +411,19 @@ class SQLiteHistoryStore:
         """Return the rows of an instance as they are stored."""
         return await self._read(lambda connection: list(connection.execute(_ROWS, (key,))))
 
-    async def restore(self, restored: Restored) -> bool:
-        """Add an instance with its history."""
-        links = list(restored.links)
-        restored = msgspec.structs.replace(restored, links=links)
-        return await self._change(lambda connection: restore(connection, restored), restored.blobs, links)
+    async def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories."""
+        blobs = {address: content for one in restored for address, content in one.blobs.items()}
+        links = [link for one in restored for link in one.links]
+        return await self._change(partial(restore, restored=restored), blobs, links)
+
+    async def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of instances that ended before a time."""
+        parameters: dict[str, object] = {"app_id": app_id, "workflow": workflow, "until": until, "limit": limit}
+        parameters["status"] = msgspec.json.encode(list(status)).decode()
+        return await self._read(partial(expired_keys, parameters=parameters))
 
     async def purge(self, keys: Collection[int]) -> int:
         """Delete instances that have ended, a few at a time."""
