@@ -45,17 +45,18 @@ class Action(Protocol):
 
 
 class Start:
-    """Start an instance, or find it started."""
+    """Start an instance, or find it started; it may be put off for some seconds."""
 
     insists = True
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, later: float | None = None) -> None:
         self._case = case
+        self._later = later
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
         case = self._case
-        answer = await runtime.start(case.workflow.name, case.input, instance_id=case.instance_id)
-        if answer != case.instance_id or case.instance_id not in oracle.created:
+        answer = await runtime.start(case.workflow.name, case.input, instance_id=case.instance_id, start_at=self._later)
+        if answer != case.instance_id or case.instance_id not in oracle.books:
             return f"the start of {case.instance_id} was answered with {answer!r} and is not in the store"
         return ""
 
@@ -69,7 +70,7 @@ class Clash:
         self._case = case
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        if self._case.instance_id not in oracle.created:
+        if self._case.instance_id not in oracle.books:
             raise NotYetError
         try:
             await runtime.start(self._case.workflow.name, ["another input"], instance_id=self._case.instance_id)
@@ -87,7 +88,7 @@ class Raise:
         self._instance_id, self._name, self._data = instance_id, name, data
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.created
+        existed = self._instance_id in oracle.books
         try:
             await runtime.raise_event(self._instance_id, self._name, self._data)
         except InstanceError as error:
@@ -102,7 +103,7 @@ def _judge_refusal(instance_id: str, error: InstanceError, oracle: Oracle, *, ex
         if not existed:
             raise NotYetError
         return f"{instance_id} exists and was not found"
-    return "" if instance_id in oracle.ends else f"{instance_id} has not ended and takes no event: {error}"
+    return "" if oracle.end_of(instance_id) is not None else f"{instance_id} has not ended and takes no event: {error}"
 
 
 class Terminate:
@@ -114,18 +115,18 @@ class Terminate:
         self._instance_id = instance_id
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.created
+        existed = self._instance_id in oracle.books
         try:
             await runtime.terminate(self._instance_id, "enough")
         except InstanceError as error:
             return _judge_refusal(self._instance_id, error, oracle, existed=existed)
-        if self._instance_id in oracle.ends or oracle.has_taken(self._instance_id, '"reason":"enough"'):
+        if oracle.end_of(self._instance_id) is not None or oracle.has_taken(self._instance_id, '"reason":"enough"'):
             return ""
         return f"the termination of {self._instance_id} was acknowledged and is not in the store"
 
 
-class Resume:
-    """Ask for another try of an instance, though it may not be stalled."""
+class Suspend:
+    """Hold an instance."""
 
     insists = False
 
@@ -133,7 +134,24 @@ class Resume:
         self._instance_id = instance_id
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.created
+        existed = self._instance_id in oracle.books
+        try:
+            await runtime.suspend(self._instance_id)
+        except InstanceError as error:
+            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
+        return ""
+
+
+class Resume:
+    """Let an instance go on, though it may not be suspended or stalled."""
+
+    insists = True
+
+    def __init__(self, instance_id: str) -> None:
+        self._instance_id = instance_id
+
+    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        existed = self._instance_id in oracle.books
         try:
             await runtime.resume(self._instance_id)
         except InstanceError as error:
@@ -150,7 +168,7 @@ class Wait:
         self._instance_id = instance_id
 
     async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.created
+        existed = self._instance_id in oracle.books
         try:
             result = await runtime.wait(self._instance_id, _WAIT_SECONDS)
         except TimeoutError:
@@ -159,7 +177,7 @@ class Wait:
             return _judge_refusal(self._instance_id, error, oracle, existed=existed)
         except RunFailedError as failed:
             result = failed.status
-        end = oracle.ends.get(self._instance_id)
+        end = oracle.end_of(self._instance_id)
         if end is None:
             return f"{self._instance_id} has not ended and somebody was told {result!r:.100}"
         if end.failure is not None:

@@ -153,10 +153,15 @@ def random_cases(chance: random.Random) -> list[Case]:
 # -- what the processes know
 
 
+def workflow_of(key: str) -> Workflow:
+    """Return the workflow of an instance that another one started."""
+    return REGISTRY.workflows[key]
+
+
 def fill_registry(process: SimulatedProcess, cases: Sequence[Case], oracle: Oracle) -> None:
     """Give a process the workflows of the cases and all activities, each under the oracle's eyes."""
     registry = process.registry
-    registry.workflows = {case.workflow.name: case.workflow for case in cases}
+    registry.workflows = {**REGISTRY.workflows, **{case.workflow.name: case.workflow for case in cases}}
     registry.activities = {activity.name: _observed(process, activity, oracle) for activity in _activities(cases)}
 
 

@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.client import Answer, Clash, Outside, Raise, Resume, Start, Terminate, Wait
+from tests.simulation.client import Answer, Clash, Outside, Raise, Resume, Start, Suspend, Terminate, Wait
 from tests.simulation.corpus import Case, Event, fill_registry, random_cases
 from tests.simulation.faults import MISFORTUNE_SECONDS, plan_faults
 from tests.simulation.oracle import Oracle
 from tests.simulation.process import SimulatedProcess
 from tests.simulation.store import Connection, StoreNode, Weather
-from tests.simulation.verdict import judge
+from tests.simulation.verdict import is_quiet, judge
 from tests.simulation.world import SpinError, World
 
+from perdure.base.events import Status
 from perdure.components.history.memory import MemoryHistoryStore
 from perdure.engine.held import WorkerOptions
-from perdure.ports.history_store import InstanceRecord
+from perdure.engine.retention import Retention
+from perdure.ports.history_store import InstanceQuery, InstanceRecord
 
 _SETTLING_SECONDS = 600.0
 _LOOK_SECONDS = 3.0
@@ -118,7 +120,8 @@ class Simulation:
         self.world.run_until(MISFORTUNE_SECONDS)
         self._heal()
         self._settle()
-        judge(self.world, self.oracle, self.node, self.cases, self.sent)
+        if not self.world.violations:
+            judge(self.world, self.oracle, self.node, self.cases, self.sent)
 
     def bury(self) -> None:
         """Unwind what is left in memory."""
@@ -130,7 +133,7 @@ class Simulation:
     def _plan(self, case: Case) -> None:
         chance, plan = self.world.random, self.outside.plan
         begin = chance.uniform(0.0, 5.0)
-        plan(begin, Start(case))
+        plan(begin, Start(case, chance.choice((None, None, None, 0.5, 4.0))))
         if chance.random() < 0.3:
             plan(begin + chance.random() * chance.choice((0.01, 5.0)), Start(case))
         if chance.random() < 0.1:
@@ -138,7 +141,7 @@ class Simulation:
         sent = self.sent[case.instance_id] = case.events(chance)
         for name, data in sent:
             plan(begin + chance.uniform(0.0, 12.0), Raise(case.instance_id, name, data))
-        for action, share in ((Terminate, 0.06), (Resume, 0.1), (Wait, 0.3)):
+        for action, share in ((Terminate, 0.06), (Suspend, 0.1), (Resume, 0.1), (Wait, 0.3)):
             if chance.random() < share:
                 plan(begin + chance.uniform(0.0, 15.0), action(case.instance_id))
         if chance.random() < 0.3:
@@ -158,23 +161,20 @@ class Simulation:
         deadline = self.world.now + _SETTLING_SECONDS
         while self.world.now < deadline and not self.world.violations:
             self.world.run_until(self.world.now + _LOOK_SECONDS)
-            records: list[InstanceRecord] = self.node.look("instances", limit=1_000)
-            moving = [record for record in records if not record.status.finished and not _waits_for_events_only(record)]
+            records: list[InstanceRecord] = self.node.look("instances", InstanceQuery(limit=1_000))
+            moving = [record for record in records if not record.status.finished and not is_quiet(record)]
             if not moving and self.outside.open == 0:
                 return
             for record in moving:
-                if record.waits is not None and "asks" in json.loads(record.waits):
-                    retry = self.world.random.random() < 0.5
-                    self.outside.plan(self.world.now, Answer(record.instance_id, retry=retry))
+                self._help(record)
 
-
-def _waits_for_events_only(record: InstanceRecord) -> bool:
-    return (
-        record.owner is None
-        and record.due is None
-        and record.waits is not None
-        and set(json.loads(record.waits)) == {"events"}
-    )
+    def _help(self, record: InstanceRecord) -> None:
+        """Do what an instance waits for people to do."""
+        if record.status is Status.SUSPENDED:
+            self.outside.plan(self.world.now, Resume(record.instance_id))
+        elif record.waits is not None and "asks" in json.loads(record.waits):
+            retry = self.world.random.random() < 0.5
+            self.outside.plan(self.world.now, Answer(record.instance_id, retry=retry))
 
 
 def _random_options(chance: random.Random) -> WorkerOptions:
@@ -186,6 +186,7 @@ def _random_options(chance: random.Random) -> WorkerOptions:
         reap=chance.choice((0.5, 2.0)),
         drain=chance.choice((0.0, 0.5, 10.0)),
         gc_threshold=None,
+        retention=Retention(completed=None),
         put_away=chance.random() < 0.3,
     )
 

@@ -13,7 +13,7 @@ from tests.simulation.world import World
 
 from perdure.base.errors import StoreError, StoreFullError, StoreLockedError, StoreUnavailableError
 from perdure.components.history.memory import MemoryHistoryStore
-from perdure.ports.history_store import Episode, HistoryStore, InstanceRecord, Lease
+from perdure.ports.history_store import Appended, Episode, HistoryStore, InstanceRecord, Lease
 
 if TYPE_CHECKING:
     from tests.simulation.oracle import Oracle
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 NAME = "simulated store"
 _REFUSALS = (StoreUnavailableError, StoreLockedError, StoreFullError)
 _LOOKS = frozenset(
-    {"inbox", "next_due", "load", "blobs", "conversation", "find", "find_all", "instances", "version", "check"}
+    {
+        "inbox",
+        "next_due",
+        "load",
+        "rows",
+        "waiting",
+        "blobs",
+        "conversation",
+        "find",
+        "find_all",
+        "instances",
+        "expired",
+    }
+    | {"version", "check"}
 )
 """What only looks may overtake and be overtaken; what changes something keeps its sender's order."""
 
@@ -111,13 +124,14 @@ class StoreNode:
         """Let a call take effect; return its result, or why it was refused."""
         try:
             if method == "append":
-                return None, self._append(*args)
+                outcome = self._append(*args)
+                return (None, outcome) if isinstance(outcome, Exception) else (outcome, None)
             return self.look(method, *args, **kwargs), None
         except StoreError as error:
             return None, error
 
-    def _append(self, lease: Lease, episode: Episode) -> Exception | None:
-        answers: list[Exception | None] = []
+    def _append(self, lease: Lease, episode: Episode) -> Any:
+        answers: list[Any] = []
         events._set_running_loop(self._loop)
         try:
             self.memory.append(lease, episode, answers.append)
@@ -199,9 +213,9 @@ class Connection:
 
         return post
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Send an episode; ``done`` is called when the answer arrives."""
-        self.send("append", (lease, episode), {}, lambda _, error: done(error))
+        self.send("append", (lease, episode), {}, lambda result, error: done(result if error is None else error))
 
     def send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], reply: Reply) -> None:
         """Put a call on its way."""

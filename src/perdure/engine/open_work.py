@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.base.codec import Resolved
 from perdure.base.events import (
     AnyEvent,
     Called,
@@ -106,7 +107,7 @@ class OpenWork:
         self._waiters: dict[str, deque[Task[Any]]] = {}
         self._unread: dict[str, deque[Unread]] = {}
         self._events_seen = 0
-        self._held_back: deque[AnyEvent] = deque()
+        self._held_back: deque[tuple[AnyEvent, Resolved]] = deque()
 
     def pending_activities(self) -> list[TaskScheduled]:
         """Return the attempts of activities that have neither completed nor failed."""
@@ -128,7 +129,8 @@ class OpenWork:
 
     def _settled_unseen(self) -> frozenset[int]:
         """Return the attempts whose outcome is recorded, and kept from the code while the instance is suspended."""
-        return frozenset(event.task_id for event in self._held_back if isinstance(event, TaskCompleted | TaskFailed))
+        events = (event for event, _ in self._held_back)
+        return frozenset(event.task_id for event in events if isinstance(event, TaskCompleted | TaskFailed))
 
     def input_of(self, scheduled: Called) -> msgspec.Raw:
         """Return the input of an attempt; a retry's is that of the first attempt."""

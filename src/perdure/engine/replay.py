@@ -272,7 +272,7 @@ class Execution(Requests):
 
     def _apply(self, event: AnyEvent) -> None:
         if self.suspended is not None and not self._concerns_suspended(event):
-            self._held_back.append(event)
+            self._held_back.append((event, self._resolved))
             return
         _HANDLERS[type(event)](self, event)
         if self._waiting_on is not None and self._waiting_on.done:
@@ -288,10 +288,12 @@ class Execution(Requests):
 
     def _resume(self, _: ExecutionResumed) -> None:
         self.suspended = None
+        resolved = self._resolved
         while self._held_back and not self.ended:
-            event = self._held_back.popleft()
+            event, self._resolved = self._held_back.popleft()
             if self._expects(event):
                 self._apply(event)
+        self._resolved = resolved
 
     def _started(self, event: ExecutionStarted) -> None:
         self.parent = event.parent
