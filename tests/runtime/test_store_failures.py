@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -35,6 +36,8 @@ class FailingStore(MemoryHistoryStore):
         self.late: dict[int, Callable[[], None]] = {}
         self.answers_starts = asyncio.Event()
         self.answers_starts.set()
+        self.answers_reads = asyncio.Event()
+        self.answers_reads.set()
         self._late_rows: set[int] = set()
 
     def answer_late(self, row: int) -> None:
@@ -65,6 +68,8 @@ def _failing(name: str) -> Any:
         self.calls[name] += 1
         if self.failures[name]:
             raise self.failures[name].pop()
+        if name == "blobs":
+            await self.answers_reads.wait()
         return await getattr(MemoryHistoryStore, name)(self, *args, **kwargs)
 
     return call
@@ -273,6 +278,33 @@ def test_a_start_that_is_answered_after_its_lease_was_lost_does_not_run_the_inst
     asyncio.run(run())
 
 
+def test_an_answer_that_comes_after_the_instance_waits_again_keeps_the_younger_function(runtimes):
+    async def flow(ctx, _):
+        try:
+            await ctx.create_timer(0.05)
+            await ctx.call_activity(echo, input=0)
+            return await ctx.wait_for_external_event("go")
+        finally:
+            await ctx.call_activity(echo, input=1)
+
+    async def waits_for_go(runtime) -> bool:
+        return "events" in await waits_of(runtime, "one")
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            runtimes.store.answer_late(1)
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_for_go(runtime))
+            await until(lambda: not runtime._worker.held)
+            runtimes.store.late.pop(1)()
+            gc.collect()
+            await runtime.raise_event("one", "go", 5)
+            assert await runtime.wait("one", PATIENCE) == 5
+
+    asyncio.run(run())
+    gc.collect()
+
+
 def test_room_that_a_late_answer_makes_is_given_to_who_waits_for_it(runtimes):
     async def run() -> None:
         async with runtimes(echoing, max_running=1) as runtime:
@@ -391,6 +423,28 @@ def test_a_store_that_cannot_be_read_costs_an_activity_no_attempt(runtimes):
             assert not runtimes.store.failures["blobs"]
 
     asyncio.run(run())
+
+
+def test_a_function_that_is_being_woken_is_unwound_when_the_runtime_closes(runtimes):
+    async def flow(ctx, _):
+        await ctx.call_activity(echo, input=0)
+        try:
+            await ctx.wait_for_external_event("go")
+        finally:
+            await ctx.call_activity(echo, input=1)
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            await until(lambda: not runtime._worker.held)
+            runtimes.store.answers_reads.clear()
+            await runtime.raise_event("one", "go", "x" * 5000)
+            await until(lambda: runtimes.store.calls["blobs"])
+
+    asyncio.run(run())
+    # An unwinding by the garbage collector would be told as an error: the function awaits in its clean-up.
+    gc.collect()
 
 
 def test_those_who_wait_are_told_that_the_store_cannot_be_read(runtimes):

@@ -218,6 +218,10 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
             _log.exception("instance %s cannot be taken up", held.instance_id)
             await self._worker.stall(held, f"{type(error).__name__}: {error}")
+        except BaseException:
+            # Nobody else knows of it yet, and its function is not for the garbage collector to unwind.
+            held.abandon()
+            raise
 
     async def _resume(self, held: Held, instance: Claimed) -> None:
         self._worker.resume(held, await read_signals(self._store, instance.signals))

@@ -403,7 +403,11 @@ class Worker:
             # The store has the signals still, and has made the instance due because of them.
             held.turn_out()
         held.last_signal = 0
-        self._warm[held.key] = held
+        if held.key in self._warm or held.key in self.held:
+            # The store answered late: a younger function of this instance is here.
+            held.abandon()
+        else:
+            self._warm[held.key] = held
         while len(self._warm) > (0 if self._options.put_away else self._options.warm):
             self._warm.popitem(last=False)[1].abandon()
         self._parked(0.0 if signalled else park.due)
