@@ -64,7 +64,7 @@ async def all_waiting(database: Path, count: int) -> None:
             await asyncio.sleep(0.2)
 
 
-async def list_pages(runtime: EmbeddedRuntime, count: int) -> dict[str, float]:
+async def list_pages(runtime: EmbeddedRuntime) -> dict[str, float]:
     """Return the slowest first page of each kind, in milliseconds."""
     queries = {
         "list_ms": InstanceQuery(),
@@ -108,7 +108,7 @@ async def measure(chosen: Options, phases: Phases) -> tuple[dict[str, float], di
         await start_all(runtime, count, phases.begin(f"{count} instances start, then wait", count))
         await all_waiting(database, count)
         started = count / (time.perf_counter() - begun)
-        figures = await list_pages(runtime, count)
+        figures = await list_pages(runtime)
         raw = RawSqlite(chosen.folder, mean_row_bytes(database))
         raw_commits.add(raw_commit_p50_ms=median_ms(raw.commits(500)))
         advance = phases.begin("some wake up, others start", 2 * samples)
