@@ -5,10 +5,61 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+import msgspec
 
 if sys.platform != "win32":
     import fcntl
+
+
+class LeaseRow(msgspec.Struct, frozen=True, gc=False):
+    """A worker as the store has it.
+
+    Attributes:
+        token: its fencing token.
+        lock_file: name of its lock file, beside the database.
+        lease_seconds: how long it may be silent.
+        renewals: how often it has renewed its lease.
+    """
+
+    token: int
+    lock_file: str
+    lease_seconds: float
+    renewals: int
+
+
+class LeaseWatch:
+    """Judges by looking again and again which workers have fallen silent; reads no clock.
+
+    A worker is silent once its row has stayed the same for as long as its lease lasts, in the observer's own time.
+    Between two looks no more than a quarter of a lease is counted: when the observer itself was stopped, or the whole
+    machine was, then so were the others, and their silence means nothing.
+    """
+
+    def __init__(self) -> None:
+        self._silence: dict[int, tuple[int, float]] = {}
+        self._looked_at: float | None = None
+
+    def silent(self, rows: Iterable[LeaseRow], now: float) -> list[LeaseRow]:
+        """Return the silent ones of the workers that there are.
+
+        Args:
+            rows: all workers.
+            now: seconds of a clock that never jumps, such as ``time.monotonic()``.
+        """
+        gap = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
+        before, self._silence = self._silence, {}
+        found: list[LeaseRow] = []
+        for row in rows:
+            renewals, silence = before.get(row.token, (None, 0.0))
+            silence = silence + min(gap, row.lease_seconds / 4) if renewals == row.renewals else 0.0
+            self._silence[row.token] = (row.renewals, silence)
+            if silence >= row.lease_seconds:
+                found.append(row)
+        return found
 
 
 class WorkerLock:

@@ -23,7 +23,7 @@ from perdure.base.ids import digest
 from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
-from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
+from perdure.components.history.sqlite.leases import LeaseRow, LeaseWatch, WorkerLock, is_abandoned, remove_lock
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
     NO_BLOBS,
@@ -97,6 +97,7 @@ class SQLiteHistoryStore:
         self._busy_timeout = busy_timeout
         self._locks: dict[int, WorkerLock] = {}
         self._renew_at = 0.0
+        self._watch = LeaseWatch()
         self._identity: tuple[int, int] | None = None
         self._replaced = False
         self._writer: Writer | None = None
@@ -139,7 +140,7 @@ class SQLiteHistoryStore:
             if self._locks:
                 # Nobody left them: whoever looks for dead workers need not wait for their time limit.
                 with contextlib.suppress(StoreError):
-                    await writer.request(Run(lambda connection: self._set_expiry(connection, 0.0)))
+                    await writer.request(Run(lambda connection: self._renew_leases(connection, 0.0)))
             await writer.close()
         if self._readers is not None:
             self._readers.shutdown()
@@ -194,9 +195,8 @@ class SQLiteHistoryStore:
         lock = WorkerLock(self._path)
 
         def insert(connection: sqlite3.Connection) -> int:
-            expires = time.time() + self._lease_seconds
-            statement = "INSERT INTO worker (name, lock_file, expires_at) VALUES (?, ?, ?)"
-            return connection.execute(statement, (worker, lock.path.name, expires)).lastrowid or 0
+            statement = "INSERT INTO worker (name, lock_file, lease_seconds) VALUES (?, ?, ?)"
+            return connection.execute(statement, (worker, lock.path.name, self._lease_seconds)).lastrowid or 0
 
         try:
             token = await self._change(insert)
@@ -215,43 +215,54 @@ class SQLiteHistoryStore:
 
     async def reap(self) -> int:
         """End the leases of workers whose process is gone or silent."""
-        now = time.time()
-        mine = set(self._locks)
-
-        def dead(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-            rows = connection.execute("SELECT token, lock_file, expires_at FROM worker").fetchall()
-            return [
-                (token, lock_file)
-                for token, lock_file, expires_at in rows
-                if token not in mine and (expires_at < now or is_abandoned(self._path.parent / lock_file))
-            ]
-
-        found = await self._read(dead)
+        found = await self._read(self._dead)
         if not found:
             return 0
-        tokens = [token for token, _ in found]
-        freed = await self._change(lambda connection: _end_leases(connection, tokens, recovered=True))
-        for _, lock_file in found:
-            remove_lock(self._path.parent / lock_file)
+        asked_at = time.monotonic()
+
+        def end(connection: sqlite3.Connection) -> int | None:
+            if time.monotonic() - asked_at > self._lease_seconds / 4:
+                # The store was locked: nobody could renew a lease, and whose turn comes first is chance.
+                return None
+            return _end_leases(connection, _unchanged(connection, found), recovered=True)
+
+        freed = await self._change(end)
+        if freed is None:
+            self._watch = LeaseWatch()
+            return 0
+        for row in found:
+            lock = self._path.parent / row.lock_file
+            if is_abandoned(lock):
+                remove_lock(lock)
         return freed
 
+    def _dead(self, connection: sqlite3.Connection) -> list[LeaseRow]:
+        mine = set(self._locks)
+        rows = [row for row in _leases(connection) if row.token not in mine]
+        silent = self._watch.silent(rows, time.monotonic())
+        return [row for row in rows if row in silent or is_abandoned(self._path.parent / row.lock_file)]
+
     def _renew(self, connection: sqlite3.Connection) -> None:
-        now = time.time()
+        now = time.monotonic()
         if not self._locks or now < self._renew_at:
             return
-        self._renew_at = now + self._lease_seconds / 4
         try:
             self._require_file()
-            self._set_expiry(connection, now + self._lease_seconds)
+            self._renew_leases(connection, self._lease_seconds)
         except (sqlite3.Error, StoreError):
-            # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost
-            # and the fence refuses what comes after.
-            self._renew_at = now
+            # The disk is full or the store is locked for a moment: the lease is renewed at the next occasion. Nobody
+            # else can renew his meanwhile: that silence is not counted.
+            self._watch = LeaseWatch()
+            return
+        self._renew_at = now + self._lease_seconds / 4
 
-    def _set_expiry(self, connection: sqlite3.Connection, expires: float) -> None:
+    def _renew_leases(self, connection: sqlite3.Connection, lease_seconds: float) -> None:
         tokens = msgspec.json.encode(list(self._locks)).decode()
-        statement = "UPDATE worker SET expires_at = ? WHERE token IN (SELECT value FROM json_each(?))"
-        connection.execute(statement, (expires, tokens))
+        statement = (
+            "UPDATE worker SET renewals = renewals + 1, lease_seconds = ? "
+            "WHERE token IN (SELECT value FROM json_each(?))"
+        )
+        connection.execute(statement, (lease_seconds, tokens))
 
     # -- instances
 
@@ -430,11 +441,23 @@ class SQLiteHistoryStore:
         return await self._read(query)
 
 
+def _leases(connection: sqlite3.Connection) -> list[LeaseRow]:
+    rows = connection.execute("SELECT token, lock_file, lease_seconds, renewals FROM worker")
+    return [LeaseRow(*row) for row in rows]
+
+
+def _unchanged(connection: sqlite3.Connection, rows: list[LeaseRow]) -> list[int]:
+    """Return the tokens of those workers that have not renewed their lease since they were looked at."""
+    present = set(_leases(connection))
+    return [row.token for row in rows if row in present]
+
+
 def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered: bool) -> int:
     parameter = msgspec.json.encode(tokens).decode()
     chosen = "IN (SELECT value FROM json_each(?))"
     connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608
-    statement = f"UPDATE instance SET owner = NULL, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
+    # Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
+    statement = f"UPDATE instance SET owner = NULL, due = 0, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
     return connection.execute(statement, (int(recovered), parameter)).rowcount
 
 
