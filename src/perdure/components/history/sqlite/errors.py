@@ -15,6 +15,13 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     ),
     sqlite3.SQLITE_LOCKED: (errors.StoreLockedError, "a table is locked by another connection; try again"),
     sqlite3.SQLITE_FULL: (errors.StoreFullError, "the disk is full; free some space, nothing acknowledged is lost"),
+    sqlite3.SQLITE_IOERR: (
+        errors.StoreUnavailableError,
+        (
+            "the disk failed; look into the system's log and at the disk's health, then try `perdure doctor`: nothing "
+            "acknowledged is lost, what this call was to write may have been kept or not"
+        ),
+    ),
     sqlite3.SQLITE_TOOBIG: (
         errors.StoreValueTooLargeError,
         (
@@ -83,6 +90,8 @@ def translated(store: str, error: sqlite3.Error | OverflowError) -> errors.Store
         return refused(store, sqlite3.SQLITE_TOOBIG)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind, message = _BY_CODE.get(code, (errors.StoreUnavailableError, f"SQLite failed: {error}"))
+    if code == sqlite3.SQLITE_IOERR:
+        message = f"{message} ({error.sqlite_errorname})"
     return kind(store, message)
 
 

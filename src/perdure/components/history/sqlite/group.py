@@ -62,6 +62,11 @@ FROM instance JOIN history ON history.instance = instance.key AND history.seq = 
 WHERE instance.id IN (SELECT value FROM json_each(?))
 """
 
+_RECORDED = """
+SELECT 1 FROM worker, history
+WHERE worker.token = ? AND history.instance = ? AND history.seq = ? AND history.events = ?
+"""
+
 Outcome = Any
 Deliver = Callable[[Outcome | Exception], None]
 
@@ -97,7 +102,7 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     the whole transaction back.
 
     Raises:
-        sqlite3.Error: nothing was committed.
+        sqlite3.Error: nothing was committed; when the disk failed in the last flush, that shows only later.
     """
     outcomes: dict[int, Outcome] = {}
     blobs = _compressed(group)
@@ -124,6 +129,13 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
             connection.execute("ROLLBACK")
         raise
     return [outcomes[index] for index in range(len(group))]
+
+
+def is_recorded(connection: sqlite3.Connection, append: Append) -> bool:
+    """Whether just this episode is in the history already, under a lease that is still valid."""
+    episode = append.episode
+    row = (append.lease.token, episode.key, episode.seq, episode.events)
+    return connection.execute(_RECORDED, row).fetchone() is not None
 
 
 def _parameter(rows: Iterable[object]) -> tuple[str]:

@@ -20,7 +20,14 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, StoreUnavailableError
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
-from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
+from perdure.components.history.sqlite.connection import (
+    connect,
+    file_identity,
+    log_of,
+    migrate,
+    preallocate_log,
+    rewrite_log,
+)
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.leases import LeaseRow, LeaseWatch, WorkerLock, is_abandoned, remove_lock
@@ -100,6 +107,7 @@ class SQLiteHistoryStore:
         self._watch = LeaseWatch()
         self._identity: tuple[int, int] | None = None
         self._replaced = False
+        self._log_is_doubtful = False
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._connections: list[sqlite3.Connection] = []
@@ -112,6 +120,7 @@ class SQLiteHistoryStore:
 
     async def open(self) -> None:
         """Open or create the file; see the port for the errors."""
+        self._log_is_doubtful = log_of(self._path).exists()
         writing = connect(self._path, busy_timeout=self._busy_timeout)
         self._connections.append(writing)
         try:
@@ -128,7 +137,7 @@ class SQLiteHistoryStore:
             writing,
             self.name,
             busy_timeout=self._busy_timeout,
-            guard=self._require_file,
+            guard=self._before_commit,
             idle=self._renew,
             idle_every=self._lease_seconds / 5,
         )
@@ -188,6 +197,13 @@ class SQLiteHistoryStore:
                 "another with --store, and start again",
             )
 
+    def _before_commit(self) -> None:
+        """Refuse commits that would not last: to a file that is gone, behind a log that may be on no disk."""
+        self._require_file()
+        if self._log_is_doubtful:
+            rewrite_log(self._connections[0], self._path)
+            self._log_is_doubtful = False
+
     # -- leases
 
     async def join(self, worker: str) -> Lease:
@@ -218,22 +234,20 @@ class SQLiteHistoryStore:
         found = await self._read(self._dead)
         if not found:
             return 0
+        # Whatever comes of it: who is not ended now is watched anew.
+        self._watch = LeaseWatch()
         asked_at = time.monotonic()
 
-        def end(connection: sqlite3.Connection) -> int | None:
-            if time.monotonic() - asked_at > self._lease_seconds / 4:
-                # The store was locked: nobody could renew a lease, and whose turn comes first is chance.
-                return None
-            return _end_leases(connection, _unchanged(connection, found), recovered=True)
+        def end(connection: sqlite3.Connection) -> tuple[int, list[LeaseRow]]:
+            # After a wait nobody is ended: the store was locked, so that nobody could renew a lease either, and who
+            # comes first now is chance.
+            waited = time.monotonic() - asked_at > self._lease_seconds / 4
+            ended = [] if waited else [row for row in _leases(connection) if row in found]
+            return _end_leases(connection, [row.token for row in ended], recovered=True), ended
 
-        freed = await self._change(end)
-        if freed is None:
-            self._watch = LeaseWatch()
-            return 0
-        for row in found:
-            lock = self._path.parent / row.lock_file
-            if is_abandoned(lock):
-                remove_lock(lock)
+        freed, ended = await self._change(end)
+        for row in ended:
+            remove_lock(self._path.parent / row.lock_file)
         return freed
 
     def _dead(self, connection: sqlite3.Connection) -> list[LeaseRow]:
@@ -444,12 +458,6 @@ class SQLiteHistoryStore:
 def _leases(connection: sqlite3.Connection) -> list[LeaseRow]:
     rows = connection.execute("SELECT token, lock_file, lease_seconds, renewals FROM worker")
     return [LeaseRow(*row) for row in rows]
-
-
-def _unchanged(connection: sqlite3.Connection, rows: list[LeaseRow]) -> list[int]:
-    """Return the tokens of those workers that have not renewed their lease since they were looked at."""
-    present = set(_leases(connection))
-    return [row.token for row in rows if row in present]
 
 
 def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered: bool) -> int:

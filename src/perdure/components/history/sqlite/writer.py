@@ -17,7 +17,7 @@ from typing import Any
 
 from perdure.base.errors import StoreLockedError, StoreUnavailableError
 from perdure.components.history.sqlite.errors import concerns_all, translated
-from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
+from perdure.components.history.sqlite.group import Append, Outcome, Submission, commit_group, is_recorded
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
 Settled = list[tuple[Callable[[Outcome], None], Outcome]]
@@ -190,11 +190,24 @@ class Writer:
             if len(batch) > 1 and not concerns_all(error):
                 # One submission contradicts the store or is too much for it: it must not take the others down.
                 return [settled for item in batch for settled in self._outcomes([item])]
-            told = translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
-            outcomes = [told] * len(batch)
+            outcomes = [self._outcome_of_failure(submission, error) for submission, _ in batch]
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
         return [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)]
+
+    def _outcome_of_failure(self, submission: Submission, error: Exception) -> Outcome:
+        """Return what to tell of a submission whose commit failed.
+
+        A commit that failed in its flush may have been kept all the same. The same episode, submitted again, then finds
+        its own row: that is its success, not another worker's.
+        """
+        if isinstance(error, sqlite3.IntegrityError) and type(submission) is Append:
+            try:
+                if is_recorded(self._connection, submission):
+                    return None
+            except sqlite3.Error as unreadable:
+                error = unreadable
+        return translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
 
     def _deliver(self, outcomes: Settled, pieces: int) -> None:
         # A closed loop belongs to a program that has ended: nobody waits any more.
