@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -124,10 +126,16 @@ def damage_index(store: Path) -> None:
         index.write(b"\xff" * 48)
 
 
+def renewals(store: Path) -> int:
+    with closing(sqlite3.connect(store)) as connection:
+        return int(connection.execute("SELECT renewals FROM worker").fetchone()[0])
+
+
 def test_an_episode_whose_failed_commit_was_kept_is_known_again_as_ones_own(faults: Faults, tmp_path: Path):
     store = tmp_path / "perdure.db"
     with Child("own", store, environment=faults.environment()) as child:
         assert child.hear() == "owning"
+        until(lambda: renewals(store))  # the next one is far away: nothing but the episode is committed
         faults.fail_flushes()
         child.tell()
         assert child.hear() == "StoreUnavailableError"
