@@ -36,6 +36,11 @@ def until(condition: Callable[[], Any], what: str = "", patience: float = PATIEN
         time.sleep(0.005)
 
 
+def let_pass(seconds: float) -> None:
+    """Let time pass, where its passing is what is tested."""
+    time.sleep(seconds)
+
+
 class Sailor:
     """A running sailor; it is killed at the end of the block if it still lives.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import subprocess
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.components.history.child import Child, append, new_instance
+from tests.disks import mounted_disk, succeeds
 
 from perdure.base.errors import (
     StoreCorruptError,
@@ -63,12 +63,6 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def succeeds(*command: str | Path) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 @contextmanager
 def unwritable(path: Path) -> Iterator[None]:
     """Take away the right to write, also from root; skip where that is not possible."""
@@ -89,14 +83,8 @@ def unwritable(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    if not succeeds("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place):
-        pytest.skip("a small disk cannot be mounted here (tmpfs needs root)")
-    try:
+    with mounted_disk(tmp_path / "disk") as place:
         yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
 
 
 # -- the file
