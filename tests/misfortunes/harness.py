@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,6 +79,22 @@ class Sailor:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+    def stop_between_commits(self, store: Path) -> None:
+        """Stop it while it does not hold the store's write lock."""
+
+        def stopped() -> bool:
+            self.process.send_signal(signal.SIGSTOP)
+            os.waitpid(self.process.pid, os.WUNTRACED)
+            with closing(sqlite3.connect(store, isolation_level=None, timeout=0.05)) as connection:
+                with suppress(sqlite3.OperationalError):
+                    connection.execute("BEGIN IMMEDIATE")
+                if connection.in_transaction:
+                    return True
+            self.process.send_signal(signal.SIGCONT)
+            return False
+
+        until(stopped, "a moment between two commits")
 
     def kill(self) -> None:
         """End it as a power cut would."""

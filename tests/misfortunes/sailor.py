@@ -34,6 +34,7 @@ class Voyage(msgspec.Struct, frozen=True, kw_only=True):
         errands: how many runs it starts.
         bulk: bytes that every booking returns.
         pace: seconds that a booking takes at least.
+        nap: seconds of the timer in each errand; 0 for none.
         stays: whether it goes on executing when its own errands have ended.
         lease_seconds, busy_timeout: of its store.
     """
@@ -44,6 +45,7 @@ class Voyage(msgspec.Struct, frozen=True, kw_only=True):
     errands: int = 0
     bulk: int = 0
     pace: float = 0.01
+    nap: float = 0.05
     stays: bool = False
     lease_seconds: float = 10.0
     busy_timeout: float = 5.0
@@ -64,7 +66,8 @@ async def book(given: dict[str, Any]) -> bytes:
 async def errand(ctx: WorkflowContext, given: dict[str, Any]) -> int:
     booked = [await ctx.call_activity(book, input=given) for _ in range(3)]
     booked += await ctx.when_all([ctx.call_activity(book, input=given) for _ in range(4)])
-    await ctx.create_timer(0.05)
+    if given["nap"]:
+        await ctx.create_timer(given["nap"])
     booked.append(await ctx.call_activity(book, input=given))
     return len(booked)
 
@@ -113,7 +116,8 @@ def say(text: str) -> None:
 
 async def _start(runtime: EmbeddedRuntime, voyage: Voyage, number: int, instance_id: str) -> None:
     # Each at a pace of its own, so that they do not all commit together.
-    given = {"ledger": voyage.ledger, "bulk": voyage.bulk, "pace": voyage.pace * (1 + number % 7)}
+    pace = voyage.pace * (1 + number % 7)
+    given = {"ledger": voyage.ledger, "bulk": voyage.bulk, "pace": pace, "nap": voyage.nap}
     while True:
         try:
             await runtime.start(errand, given, instance_id=instance_id)
