@@ -14,7 +14,7 @@ from typing import Any
 from tests.shapes import ALL, REGISTRY, Shape, effects
 
 from perdure.base.errors import InstanceError, RunFailedError
-from perdure.base.events import HistoryRow, TaskCompleted, TaskScheduled
+from perdure.base.events import ExecutionStarted, HistoryRow, TaskCompleted, TaskScheduled
 from perdure.base.faults import CrashPoint, arm
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
@@ -114,9 +114,12 @@ class Records:
 def _completed(instance_id: str, rows: Iterable[HistoryRow]) -> list[str]:
     keys: dict[int, str] = {}
     found: list[str] = []
+    generation = ""
     for event in (event for row in rows for event in row.events):
-        if isinstance(event, TaskScheduled):
-            keys[event.id] = f"{instance_id}/{event.call_id}"
+        if isinstance(event, ExecutionStarted):
+            generation = f"{event.generation}/" if event.generation else ""
+        elif isinstance(event, TaskScheduled):
+            keys[event.id] = f"{instance_id}/{generation}{event.call_id}"
         elif isinstance(event, TaskCompleted):
             found.append(keys[event.task_id])
     return found

@@ -173,7 +173,8 @@ class Scheduler:
                 await self._guarded(held, self._resume(held, instance))
         histories: dict[int, list[HistoryRow]] = {}
         for instance in cold:
-            held = Held(instance.key, instance.instance_id, self._workflows[instance.workflow], instance.next_seq)
+            code = self._workflows[instance.workflow]
+            held = Held(instance.key, instance.instance_id, code, instance.next_seq, instance.workflow)
             await self._guarded(held, self._recover(held, instance, cold, histories))
 
     async def _guarded(self, held: Held, work: Coroutine[Any, Any, None]) -> None:

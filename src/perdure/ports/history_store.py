@@ -14,7 +14,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.events import HistoryRow, Status
 
 NO_BLOBS: Mapping[str, bytes] = {}
+NO_ATTRIBUTES: Mapping[str, str | int | float | bool] = {}
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +49,9 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         events: its first history row (ExecutionStarted), encoded.
         blobs: content that the row refers to.
         lease: the worker that will run it at once, or None to leave it to whoever claims it.
+        due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
+        parent: id of the instance that called it, or None.
+        attributes: its custom attributes.
     """
 
     instance_id: str
@@ -57,6 +61,9 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     events: str
     blobs: Mapping[str, bytes] = NO_BLOBS
     lease: Lease | None = None
+    due: float | None = None
+    parent: str | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -79,7 +86,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How an episode leaves an instance that has nothing in flight.
 
     Attributes:
-        status: RUNNING for one that waits, otherwise how it ended.
+        status: RUNNING for one that waits, SUSPENDED for one that is held, otherwise how it ended.
         due: when to wake it, in seconds since the epoch; None for not before a signal.
         waits: what it waits for, as JSON text for people; None when it is finished.
     """
@@ -87,6 +94,54 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: Status
     due: float | None = None
     waits: str | None = None
+
+
+class ChildStart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A child workflow to accept together with the episode that called it.
+
+    Attributes:
+        new: the child.
+        refused: the encoded event that the caller's inbox gets instead when the id is taken; None for none.
+    """
+
+    new: NewInstance
+    refused: str | None = None
+
+
+class Sending(msgspec.Struct, frozen=True, gc=False):
+    """An event for another instance, as :meth:`HistoryStore.signal` takes it; its blobs are the episode's.
+
+    Attributes:
+        instance_id: whom it is for; one that does not exist or has ended does not get it.
+        event: the encoded event.
+    """
+
+    instance_id: str
+    event: str
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an episode changes beyond its own history row.
+
+    Attributes:
+        starts: child workflows that begin.
+        sends: events for other instances.
+        to_children: an encoded event for every child of the instance that has not ended; None for none.
+        renews: this row is the first one of a new generation: the rows between the very first and this one go.
+        workflow: what the instance is kept under from now on; None for as before.
+        status: where it stands now, when it does not leave its worker; None for as before.
+        custom_status: JSON that its code set; None for as before.
+        attributes: custom attributes that its code set.
+    """
+
+    starts: tuple[ChildStart, ...] = ()
+    sends: tuple[Sending, ...] = ()
+    to_children: str | None = None
+    renews: bool = False
+    workflow: str | None = None
+    status: Status | None = None
+    custom_status: str | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -101,6 +156,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         links: conversation links that the events refer to.
         consumed: inbox positions that the events take over.
         park: set when the instance leaves its worker with this row.
+        changes: what it changes beyond the row; None for most episodes.
     """
 
     key: int
@@ -111,6 +167,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     links: Iterable[Link] = ()
     consumed: tuple[int, ...] = ()
     park: Park | None = None
+    changes: Changes | None = None
 
 
 class Signal(msgspec.Struct, frozen=True, gc=False):
@@ -160,6 +217,9 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         due: when it wants attention, or None.
         waits: JSON text of what it waits for, as of its last episode; None while it is busy or finished.
         recoveries: how many workers died while they owned it.
+        parent: id of the instance that called it, or None.
+        custom_status: JSON that its code set, or None.
+        attributes: its custom attributes.
     """
 
     key: int
@@ -173,6 +233,13 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     due: float | None = None
     waits: str | None = None
     recoveries: int = 0
+    parent: str | None = None
+    custom_status: str | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+
+
+Appended = Callable[[Exception | Sequence[Started] | None], None]
+"""Told what became of an episode: refused with an error, or durable, with the outcomes of its child starts if any."""
 
 
 class HistoryStore(Protocol):
@@ -226,11 +293,12 @@ class HistoryStore(Protocol):
         """
         ...
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
-        """Add an episode to the history of an instance that the lease owns.
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
+        """Add an episode to the history of an instance that the lease owns, with all its changes or not at all.
 
-        ``done`` is called in the event loop: with None once the episode is durable, or with the error that refused
-        it (StaleLeaseError, or another StoreError after which the same episode may be appended again).
+        ``done`` is called in the event loop: once the episode is durable with the outcomes of its child starts in
+        their order, or None when it has none; or with the error that refused it (StaleLeaseError, or another
+        StoreError after which the same episode may be appended again).
         """
         ...
 
@@ -247,13 +315,14 @@ class HistoryStore(Protocol):
     async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into the inbox of an instance; return the instance's status, None when it does not exist.
 
-        Only an instance that is RUNNING takes the event.
+        Only an instance that has not ended takes the event.
         """
         ...
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
+        One that was PENDING is RUNNING from then on.
         Only instances of the named workflows are claimed.
         """
         ...
@@ -267,7 +336,7 @@ class HistoryStore(Protocol):
         ...
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
-        """Return the whole history of each instance, in order."""
+        """Return the whole history of each instance, in order; of one that continued as new, its last generation."""
         ...
 
     async def blobs(self, digests: Collection[str]) -> dict[str, bytes]:

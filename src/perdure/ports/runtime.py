@@ -49,11 +49,31 @@ class Runtime(Protocol):
         """
         ...
 
-    async def terminate(self, instance_id: str, reason: str = "") -> None:
-        """End an instance from outside; one that has finished stays as it is.
+    async def terminate(self, instance_id: str, reason: str = "", *, recursive: bool = True) -> None:
+        """End an instance from outside, with the child workflows that it called unless told otherwise.
+
+        One that has finished stays as it is.
 
         Raises:
             InstanceNotFoundError: no such instance.
+        """
+        ...
+
+    async def suspend(self, instance_id: str, reason: str = "") -> None:
+        """Hold an instance: activities that run are finished, and nothing further takes effect until it is resumed.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            InstanceError: it has finished.
+        """
+        ...
+
+    async def resume(self, instance_id: str, reason: str = "") -> None:
+        """Let a suspended instance go on, or try a stalled one again, for example after its code was restored.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            InstanceError: it has finished.
         """
         ...
 

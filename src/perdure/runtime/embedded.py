@@ -28,7 +28,9 @@ from perdure.base.events import (
     AnyEvent,
     EventRaised,
     ExecutionCompleted,
+    ExecutionResumed,
     ExecutionStarted,
+    ExecutionSuspended,
     ExecutionTerminated,
     HistoryRow,
     Status,
@@ -37,17 +39,15 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.base.faults import crash_point
-from perdure.base.ids import new_instance_id
+from perdure.base.ids import new_instance_id, require_usable_id
 from perdure.engine.activity import ActivityRunner
-from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT, RESUMED
+from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
 from perdure.engine.held import Held, WorkerOptions
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance
 from perdure.runtime.waiting import Ends
-from perdure.workflows.registry import Registry, default_registry
-
-_ID_LENGTH = 256
+from perdure.workflows.registry import Registry, default_registry, split_key
 
 
 class EmbeddedRuntime:
@@ -113,9 +113,12 @@ class EmbeddedRuntime:
             self._activities,
             self._clock,
             self._options,
+            app_id=self._app_id,
+            workflows=self.registry.workflows,
             finished=self._note_finished,
             parked=self._note_parked,
             lease_lost=self._note_lease_lost,
+            news=self.look_for_work,
         )
         self._scheduler = Scheduler(
             self.store,
@@ -172,17 +175,18 @@ class EmbeddedRuntime:
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:
-            _require_usable(instance_id)
-        name = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+            require_usable_id(instance_id)
+        key = self.registry.newest(workflow) if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+        name, version = split_key(key)
         encoded = encode(input, f"the input of workflow {name!r}", references=False)
         worker = self._worker
-        lease = worker.lease if worker is not None and worker.has_room and name in self.registry.workflows else None
+        lease = worker.lease if worker is not None and worker.has_room and key in self.registry.workflows else None
         new = NewInstance(
             instance_id=instance_id or new_instance_id(),
             app_id=self._app_id,
-            workflow=name,
+            workflow=key,
             at=self._clock.now(),
-            events=encode_events([ExecutionStarted(name=name, input=encoded.raw)]),
+            events=encode_events([ExecutionStarted(name=name, version=version, input=encoded.raw)]),
             blobs=encoded.blobs,
             lease=lease,
         )
@@ -203,11 +207,11 @@ class EmbeddedRuntime:
             started = await self.store.start(new)
         crash_point("start.after_commit")
         if not started.created:
-            _require_same(new, started.workflow, started.events)
+            _require_same(new, started.events)
         elif new.lease is None:
             self.look_for_work()
         elif self._worker is not None:
-            held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1)
+            held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1, new.workflow)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
 
     def look_for_work(self) -> None:
@@ -248,12 +252,21 @@ class EmbeddedRuntime:
             raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
         encoded = encode(data, f"the data of event {name!r}", references=False)
         status = await self._send(instance_id, EventRaised(name=name, input=encoded.raw), encoded)
-        if status.finished:
-            raise InstanceError(instance_id, f"instance {instance_id!r} is {status}; it takes no events any more")
+        _require_unfinished(instance_id, status, "it takes no events any more")
 
-    async def terminate(self, instance_id: str, reason: str = "") -> None:
-        """End an instance from outside; one that has finished stays as it is."""
-        await self._send(instance_id, ExecutionTerminated(reason=reason))
+    async def terminate(self, instance_id: str, reason: str = "", *, recursive: bool = True) -> None:
+        """End an instance from outside; see :class:`~perdure.ports.runtime.Runtime`."""
+        await self._send(instance_id, ExecutionTerminated(reason=reason, recurse=recursive))
+
+    async def suspend(self, instance_id: str, reason: str = "") -> None:
+        """Hold an instance; see :class:`~perdure.ports.runtime.Runtime`."""
+        status = await self._send(instance_id, ExecutionSuspended(reason=reason))
+        _require_unfinished(instance_id, status, "it cannot be suspended any more")
+
+    async def resume(self, instance_id: str, reason: str = "") -> None:
+        """Let an instance go on; see :class:`~perdure.ports.runtime.Runtime`."""
+        status = await self._send(instance_id, ExecutionResumed(reason=reason))
+        _require_unfinished(instance_id, status, "it cannot be resumed any more")
 
     async def answer(self, instance_id: str, task: int, decision: str, result: Any = None) -> None:
         """Say what became of an activity that a crash cut off.
@@ -274,10 +287,6 @@ class EmbeddedRuntime:
         encoded = encode({"task": task, "decision": decision, "result": result}, "the answer", references=False)
         await self._send(instance_id, EventRaised(name=ANSWERED, input=encoded.raw), encoded)
 
-    async def resume(self, instance_id: str) -> None:
-        """Try a stalled instance again, for example after its code was restored."""
-        await self._send(instance_id, EventRaised(name=RESUMED))
-
     async def _send(self, instance_id: str, event: AnyEvent, encoded: Encoded | None = None) -> Status:
         crash_point("signal.before_commit")
         blobs = encoded.blobs if encoded is not None else {}
@@ -289,24 +298,26 @@ class EmbeddedRuntime:
         return status
 
 
-def _require_usable(instance_id: str) -> None:
-    usable = 0 < len(instance_id) <= _ID_LENGTH and "\0" not in instance_id
-    try:
-        instance_id.encode()
-    except UnicodeEncodeError:
-        usable = False
-    if not usable:
-        raise UsageError(f"instance_id is {instance_id!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
-
-
 def _calm_garbage_collector(threshold: int | None) -> None:
     present, *older = gc.get_threshold()
     if threshold is not None and 0 < present < threshold:
         gc.set_threshold(threshold, *older)
 
 
-def _require_same(new: NewInstance, workflow: str, events: str) -> None:
-    if workflow != new.workflow:
-        raise InstanceExistsError(new.instance_id, f"it is a run of workflow {workflow!r}, not of {new.workflow!r}")
-    if events != new.events:
-        raise InstanceExistsError(new.instance_id, f"it is a run of {workflow!r} with another input")
+def _require_unfinished(instance_id: str, status: Status, so: str) -> None:
+    if status.finished:
+        raise InstanceError(instance_id, f"instance {instance_id!r} is {status}; {so}")
+
+
+def _require_same(new: NewInstance, events: str) -> None:
+    """Refuse to attach to a run of something else; another version of the same workflow is the same."""
+    found, wanted = _started(events), _started(new.events)
+    if found.name != wanted.name:
+        detail = f"it is a run of workflow {found.name!r}, not of {wanted.name!r}"
+        raise InstanceExistsError(new.instance_id, detail)
+    if bytes(found.input) != bytes(wanted.input):
+        raise InstanceExistsError(new.instance_id, f"it is a run of {found.name!r} with another input")
+
+
+def _started(events: str) -> ExecutionStarted:
+    return next(event for event in decode_events(events) if isinstance(event, ExecutionStarted))

@@ -18,11 +18,14 @@ from perdure.base.events import HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.ports.history_store import (
     NO_BLOBS,
+    Appended,
+    Changes,
     Claimed,
     Episode,
     InstanceRecord,
     Lease,
     NewInstance,
+    Park,
     Signal,
     Started,
 )
@@ -37,14 +40,19 @@ class _Instance:
     def __init__(self, key: int, new: NewInstance) -> None:
         self.key = key
         self.instance_id, self.app_id, self.workflow = new.instance_id, new.app_id, new.workflow
-        self.status = Status.RUNNING
         self.created_at = new.at
         self.finished_at: float | None = None
         self.owner: int | None = None
-        self.due: float | None = new.at
+        self.due: float | None = new.at if new.due is None else max(new.at, new.due)
+        self.status = Status.PENDING if self.due > new.at else Status.RUNNING
         self.waits: str | None = None
         self.recoveries = 0
-        self.rows: list[tuple[float, str]] = [(new.at, new.events)]
+        self.parent = new.parent
+        self.custom_status: str | None = None
+        self.attributes = dict(new.attributes)
+        self.base = 0
+        self.rows: dict[int, tuple[float, str]] = {0: (new.at, new.events)}
+        self.next_seq = 1
         self.inbox: dict[int, str] = {}
 
     def signals(self) -> tuple[Signal, ...]:
@@ -118,6 +126,7 @@ class MemoryHistoryStore:
         self._owned: dict[int, set[int]] = {}
         self._instances: list[_Instance] = []
         self._by_id: dict[str, _Instance] = {}
+        self._children: dict[str, list[_Instance]] = {}
         self._signalled: set[int] = set()
         self._due: dict[str, _DueQueue] = {}
         self._blobs: dict[str, bytes] = {}
@@ -218,6 +227,9 @@ class MemoryHistoryStore:
         """Accept an instance, or find the one that has its id already."""
         if new.lease is not None:
             self._require_live(new.lease)
+        return self._accept(new)
+
+    def _accept(self, new: NewInstance) -> Started:
         found = self._by_id.get(new.instance_id)
         created = found is None
         if found is None:
@@ -225,45 +237,72 @@ class MemoryHistoryStore:
             found = self._by_id[new.instance_id] = _Instance(len(self._instances) + 1, new)
             self._instances.append(found)
             self._keep(new.blobs)
+            if new.parent is not None:
+                self._children.setdefault(new.parent, []).append(found)
             if new.lease is not None:
                 self._own(found, new.lease)
             self._queue(found)
         return Started(key=found.key, created=created, workflow=found.workflow, events=found.rows[0][1])
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode; ``done`` is called in a later turn of the event loop."""
         self._require_open()
         loop = asyncio.get_running_loop()
         try:
-            self._append(lease, episode)
+            outcome: Exception | tuple[Started, ...] | None = self._append(lease, episode)
         except StaleLeaseError as error:
-            loop.call_soon(done, error)
-        else:
-            loop.call_soon(done, None)
+            outcome = error
+        loop.call_soon(done, outcome)
 
-    def _append(self, lease: Lease, episode: Episode) -> None:
+    def _append(self, lease: Lease, episode: Episode) -> tuple[Started, ...] | None:
         instance = self._owned_by(lease, episode.key)
-        if episode.seq != len(instance.rows):
+        if episode.seq != instance.next_seq:
             raise StaleLeaseError(
                 self._name, "another worker has written this part of the history; the commit is refused"
             )
         self._version += 1
-        instance.rows.append((episode.at, episode.events))
+        instance.rows[episode.seq] = (episode.at, episode.events)
+        instance.next_seq += 1
         self._keep(episode.blobs)
         for link in episode.links:
             self._links.setdefault((link.root, link.depth, link.digest), link)
         for position in episode.consumed:
             instance.inbox.pop(position, None)
-        park = episode.park
-        if park is not None:
-            instance.status, instance.waits = park.status, park.waits
-            if park.status.finished:
-                instance.finished_at = episode.at
-                instance.inbox.clear()
-            due = None if park.status.finished else park.due
-            self._disown(instance, 0.0 if instance.inbox else due)
+        started = None if episode.changes is None else self._change(instance, episode.seq, episode.changes)
+        if episode.park is not None:
+            self._park(instance, episode.park, episode.at)
         if not instance.inbox:
             self._signalled.discard(instance.key)
+        return started
+
+    def _park(self, instance: _Instance, park: Park, at: float) -> None:
+        instance.status, instance.waits = park.status, park.waits
+        if park.status.finished:
+            instance.finished_at = at
+            instance.inbox.clear()
+        due = None if park.status.finished else park.due
+        self._disown(instance, 0.0 if instance.inbox else due)
+
+    def _change(self, instance: _Instance, seq: int, changes: Changes) -> tuple[Started, ...] | None:
+        started = tuple(self._accept(start.new) for start in changes.starts)
+        for start, outcome in zip(changes.starts, started, strict=True):
+            if not outcome.created and start.refused is not None:
+                self._put(instance, start.refused)
+        for send in changes.sends:
+            addressee = self._by_id.get(send.instance_id)
+            if addressee is not None:
+                self._put(addressee, send.event)
+        if changes.to_children is not None:
+            for child in self._children.get(instance.instance_id, ()):
+                self._put(child, changes.to_children)
+        if changes.renews:
+            instance.base = seq
+            instance.rows = {0: instance.rows[0], seq: instance.rows[seq]}
+        instance.workflow = changes.workflow or instance.workflow
+        instance.status = changes.status or instance.status
+        instance.custom_status = changes.custom_status or instance.custom_status
+        instance.attributes.update(changes.attributes)
+        return started or None
 
     @_answered
     def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
@@ -279,15 +318,20 @@ class MemoryHistoryStore:
         instance = self._by_id.get(instance_id)
         if instance is None or instance.status.finished:
             return None if instance is None else instance.status
+        self._keep(blobs)
+        self._put(instance, event)
+        return instance.status
+
+    def _put(self, instance: _Instance, event: str) -> None:
+        if instance.status.finished:
+            return
         self._version += 1
         self._last_position += 1
-        self._keep(blobs)
         instance.inbox[self._last_position] = event
         self._signalled.add(instance.key)
         if instance.owner is None and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
-        return instance.status
 
     @_answered
     def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
@@ -299,8 +343,10 @@ class MemoryHistoryStore:
         taken: list[_Instance] = []
         while heads and heads[0][0] <= now and len(taken) < limit:
             _, key, queue = heads[0]
-            taken.append(self._instances[key - 1])
-            self._own(taken[-1], lease)
+            one = self._instances[key - 1]
+            one.status = Status.RUNNING if one.status is Status.PENDING else one.status
+            taken.append(one)
+            self._own(one, lease)
             following = queue.first()
             if following is None:
                 heapq.heappop(heads)
@@ -312,7 +358,7 @@ class MemoryHistoryStore:
                 key=one.key,
                 instance_id=one.instance_id,
                 workflow=one.workflow,
-                next_seq=len(one.rows),
+                next_seq=one.next_seq,
                 signals=one.signals(),
             )
             for one in taken
@@ -337,11 +383,13 @@ class MemoryHistoryStore:
     @_answered
     def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
         """Return whole histories."""
-        rows = {key: self._instances[key - 1].rows if 0 < key <= len(self._instances) else [] for key in keys}
-        return {
-            key: [HistoryRow(seq, at, decode_events(events)) for seq, (at, events) in enumerate(history)]
-            for key, history in rows.items()
-        }
+        return {key: self._history(key) for key in keys}
+
+    def _history(self, key: int) -> list[HistoryRow]:
+        if not 0 < key <= len(self._instances):
+            return []
+        one = self._instances[key - 1]
+        return [HistoryRow(seq, at, decode_events(text)) for seq, (at, text) in one.rows.items() if seq >= one.base]
 
     @_answered
     def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
@@ -414,4 +462,7 @@ class MemoryHistoryStore:
             due=one.due,
             waits=one.waits,
             recoveries=one.recoveries,
+            parent=one.parent,
+            custom_status=one.custom_status,
+            attributes=dict(one.attributes),
         )

@@ -15,33 +15,20 @@ import msgspec
 
 from perdure.base.codec import Link
 from perdure.base.errors import StaleLeaseError
-from perdure.base.events import Status
 from perdure.base.faults import crash_point
-from perdure.ports.history_store import Episode, Lease, NewInstance, Started
+from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, parameter, send_events
+from perdure.components.history.sqlite.changing import apply_changes
+from perdure.ports.history_store import Episode, Lease, NewInstance
 
-_json = msgspec.json.Encoder()
 _BLOBS_PER_STATEMENT = 32
 
-_INSERT_INSTANCES = """
-INSERT INTO instance (key, id, app_id, workflow, status, owner, due, created_at)
-SELECT value->>0, value->>1, value->>2, value->>3, 'RUNNING', value->>4, value->>5, value->>5 FROM json_each(?)
-"""
-_INSERT_HISTORY = """
-INSERT INTO history (instance, seq, at, events)
-SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)
-"""
 _INSERT_ONE_ROW = "INSERT INTO history (instance, seq, at, events) VALUES (?, ?, ?, ?)"
 _INSERT_LINKS = """
 INSERT OR IGNORE INTO link (root, depth, digest, parent, message)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?)
 """
-_INSERT_INBOX = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
 _DELETE_CONSUMED = "DELETE FROM inbox WHERE pos IN (SELECT value FROM json_each(?))"
 _DELETE_INBOX = "DELETE FROM inbox WHERE instance IN (SELECT value FROM json_each(?))"
-_WAKE = """
-UPDATE instance SET due = min(coalesce(due, 0), 0)
-WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL
-"""
 _PARK = """
 UPDATE instance SET
     owner = NULL, status = parked.status, waits = parked.waits, finished_at = parked.finished_at,
@@ -56,12 +43,6 @@ FROM (
 ) AS parked
 WHERE instance.key = parked.key
 """
-_EXISTING = """
-SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
-FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
-WHERE instance.id IN (SELECT value FROM json_each(?))
-"""
-
 _RECORDED = """
 SELECT 1 FROM worker, history
 WHERE worker.token = ? AND history.instance = ? AND history.seq = ? AND history.events = ?
@@ -138,10 +119,6 @@ def is_recorded(connection: sqlite3.Connection, append: Append) -> bool:
     return connection.execute(_RECORDED, row).fetchone() is not None
 
 
-def _parameter(rows: Iterable[object]) -> tuple[str]:
-    return (_json.encode(rows).decode(),)
-
-
 def _stale(store: str, lease: Lease) -> StaleLeaseError:
     return StaleLeaseError(store, f"the lease of worker {lease.worker!r} (token {lease.token}) was taken over")
 
@@ -155,38 +132,14 @@ def _starts(
 ) -> None:
     if not starts:
         return
-    known = existing_instances(connection, {new.instance_id for _, new in starts})
-    key: int = connection.execute("SELECT coalesce(max(key), 0) FROM instance").fetchone()[0]
-    instances: list[object] = []
-    rows: list[object] = []
+    accepted: list[tuple[int, NewInstance]] = []
     for index, new in starts:
         if new.lease is not None and new.lease.token not in live:
             outcomes[index] = _stale(store, new.lease)
-            continue
-        found = known.get(new.instance_id)
-        if found is None:
-            key += 1
-            owner = None if new.lease is None else new.lease.token
-            instances.append((key, new.instance_id, new.app_id, new.workflow, owner, new.at))
-            rows.append((key, 0, new.at, new.events))
-            known[new.instance_id] = (key, new.workflow, Status.RUNNING, new.events)
-            outcomes[index] = Started(key=key, created=True, workflow=new.workflow, events=new.events)
         else:
-            outcomes[index] = Started(key=found[0], created=False, workflow=found[1], events=found[3])
-    if instances:
-        connection.execute(_INSERT_INSTANCES, _parameter(instances))
-        connection.execute(_INSERT_HISTORY, _parameter(rows))
-
-
-def existing_instances(
-    connection: sqlite3.Connection, instance_ids: set[str]
-) -> dict[str, tuple[int, str, Status, str]]:
-    """Return key, workflow, status and first history row of those ids that exist."""
-    text: str = connection.execute(_EXISTING, _parameter(instance_ids)).fetchone()[0]
-    found: dict[str, tuple[int, str, Status, str]] = {}
-    for instance_id, key, workflow, status, events in msgspec.json.decode(text):
-        found[instance_id] = (key, workflow, Status(status), events)
-    return found
+            accepted.append((index, new))
+    started = insert_instances(connection, [new for _, new in accepted])
+    outcomes.update((index, outcome) for (index, _), outcome in zip(accepted, started, strict=True))
 
 
 def _appends(
@@ -201,12 +154,15 @@ def _appends(
     consumed: list[int] = []
     parked: list[object] = []
     finished: list[int] = []
+    changing: list[tuple[int, Episode]] = []
     for index, append in appends:
         episode = append.episode
         if append.lease.token not in live:
             outcomes[index] = _stale(store, append.lease)
             continue
         outcomes[index] = None
+        if episode.changes is not None:
+            changing.append((index, episode))
         rows.append((episode.key, episode.seq, episode.at, episode.events))
         links.extend(episode.links)
         consumed.extend(episode.consumed)
@@ -218,8 +174,12 @@ def _appends(
                 finished.append(episode.key)
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
+    if changing:
+        # Before instances are parked: what this puts into their inboxes makes them due.
+        started = apply_changes(connection, [episode for _, episode in changing])
+        outcomes.update((index, told) for (index, _), told in zip(changing, started, strict=True))
     steps = (
-        (_INSERT_HISTORY, rows),
+        (INSERT_HISTORY, rows),
         (_INSERT_LINKS, [(n.root, n.depth, n.digest, n.parent, n.message) for n in links]),
         (_DELETE_CONSUMED, consumed),
         (_DELETE_INBOX, finished),
@@ -227,22 +187,13 @@ def _appends(
     )
     for statement, parameters in steps:
         if parameters:
-            connection.execute(statement, _parameter(parameters))
+            connection.execute(statement, parameter(parameters))
 
 
 def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
-    if not sends:
-        return
-    known = existing_instances(connection, {send.instance_id for _, send in sends})
-    rows: list[object] = []
-    for index, send in sends:
-        found = known.get(send.instance_id)
-        outcomes[index] = None if found is None else found[2]
-        if found is not None and not found[2].finished:
-            rows.append((found[0], send.event))
-    if rows:
-        connection.execute(_INSERT_INBOX, _parameter(rows))
-        connection.execute(_WAKE, _parameter(rows))
+    if sends:
+        statuses = send_events(connection, [(send.instance_id, send.event) for _, send in sends])
+        outcomes.update((index, status) for (index, _), status in zip(sends, statuses, strict=True))
 
 
 def _compressed(group: list[Submission]) -> list[tuple[str, int, int, bytes]]:

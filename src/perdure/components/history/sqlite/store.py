@@ -34,6 +34,7 @@ from perdure.components.history.sqlite.leases import LeaseRow, LeaseWatch, Worke
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
     NO_BLOBS,
+    Appended,
     Claimed,
     Episode,
     InstanceRecord,
@@ -46,7 +47,8 @@ from perdure.ports.history_store import (
 T = TypeVar("T")
 
 _CLAIM = """
-UPDATE instance SET owner = :token, due = coalesce(due, 0)
+UPDATE instance SET
+    owner = :token, due = coalesce(due, 0), status = CASE status WHEN 'PENDING' THEN 'RUNNING' ELSE status END
 WHERE key IN (
     SELECT key FROM instance INDEXED BY instance_due
     WHERE owner IS NULL AND due <= :now AND workflow IN (SELECT value FROM json_each(:workflows))
@@ -70,7 +72,12 @@ JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
 """
 _HISTORY = """
 SELECT json_group_array(json_array(instance, seq, format('%!.17g', at), events))
-FROM (SELECT * FROM history WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY instance, seq)
+FROM (
+    SELECT instance, seq, at, events FROM json_each(?)
+    JOIN instance ON instance.key = value
+    JOIN history ON history.instance = instance.key AND history.seq >= instance.base
+    ORDER BY instance, seq
+)
 """
 _RELEASE = """
 UPDATE instance SET
@@ -82,9 +89,12 @@ UPDATE instance SET
 WHERE key = :key AND owner = :token
 """
 _RECORD = """
-SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries
+SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries, parent,
+    custom_status,
+    (SELECT json_group_object(attribute.name, json(value)) FROM attribute WHERE attribute.instance = instance.key)
 FROM instance LEFT JOIN worker ON worker.token = instance.owner
 """
+_COLUMNS = tuple(field.name for field in msgspec.structs.fields(InstanceRecord))
 
 
 class SQLiteHistoryStore:
@@ -285,7 +295,7 @@ class SQLiteHistoryStore:
         outcome: Started = await self._writing().request(new)
         return outcome
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode to the next group commit."""
         self._writing().submit(Append(lease, episode), done)
 
@@ -481,17 +491,7 @@ def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
 
 
 def _record(row: tuple[Any, ...]) -> InstanceRecord:
-    key, instance_id, app_id, workflow, status, created_at, finished_at, owner, due, waits, recoveries = row
-    return InstanceRecord(
-        key=key,
-        instance_id=instance_id,
-        app_id=app_id,
-        workflow=workflow,
-        status=Status(status),
-        created_at=created_at,
-        finished_at=finished_at,
-        owner=owner,
-        due=due,
-        waits=waits,
-        recoveries=recoveries,
-    )
+    known = dict(zip(_COLUMNS, row, strict=True))
+    known["status"] = Status(known["status"])
+    known["attributes"] = msgspec.json.decode(known["attributes"])
+    return InstanceRecord(**known)
