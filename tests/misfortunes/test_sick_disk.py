@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import pytest
 from tests.chaos.harness import Records, read_records
-from tests.components.history.child import Child, append, new_instance
+from tests.components.history.child import Child
 from tests.misfortunes.faults import Faults
 from tests.misfortunes.harness import Sailor, bookings, require_complete, require_once, until
 from tests.misfortunes.sailor import Voyage
 
-from perdure.base.errors import StaleLeaseError
 from perdure.base.events import ExecutionCompleted
-from perdure.components.history.sqlite import SQLiteHistoryStore
-from perdure.ports.history_store import Episode
 
 
 def voyage_in(folder: Path, name: str = "run", **others: object) -> Voyage:
@@ -143,26 +138,6 @@ def test_an_episode_whose_failed_commit_was_kept_is_known_again_as_ones_own(faul
         damage_index(store)
         child.tell()
         assert child.hear() == "accepted"
+        child.tell()
+        assert child.hear() == "StaleLeaseError", "no longer in doubt, and there already"
     assert len(read_records(store).histories["owned"]) == 2
-
-
-def test_an_episode_in_the_place_of_another_one_is_refused(tmp_path: Path):
-    async def run() -> None:
-        store = SQLiteHistoryStore(tmp_path / "perdure.db")
-        await store.open()
-        try:
-            lease = await store.join("one")
-            key = (await store.start(new_instance("owned", lease))).key
-            first = Episode(key=key, seq=1, at=2.0, events="[]")
-            await append(store, lease, first)
-            with pytest.raises(StaleLeaseError):
-                await append(store, lease, msgspec.structs.replace(first, events="[1]"))
-            await append(store, lease, first)
-            await store.leave(lease)
-            with pytest.raises(StaleLeaseError):
-                await append(store, lease, first)
-            assert len((await store.load([key]))[key]) == 1 + 1
-        finally:
-            await store.close()
-
-    asyncio.run(run())

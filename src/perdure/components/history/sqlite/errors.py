@@ -84,6 +84,11 @@ def concerns_all(error: Exception) -> bool:
     return isinstance(error, errors.StoreError)
 
 
+def is_unknown(error: Exception) -> bool:
+    """Whether a commit that failed with this error may have been kept all the same."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+
+
 def translated(store: str, error: sqlite3.Error | OverflowError) -> errors.StoreError:
     """Return the Perdure error that an error of SQLite, or of what hands it values over 2 GB, stands for."""
     if isinstance(error, OverflowError):

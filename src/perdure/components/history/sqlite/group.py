@@ -43,10 +43,6 @@ FROM (
 ) AS parked
 WHERE instance.key = parked.key
 """
-_RECORDED = """
-SELECT 1 FROM worker, history
-WHERE worker.token = ? AND history.instance = ? AND history.seq = ? AND history.events = ?
-"""
 
 Outcome = Any
 Deliver = Callable[[Outcome | Exception], None]
@@ -110,13 +106,6 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
             connection.execute("ROLLBACK")
         raise
     return [outcomes[index] for index in range(len(group))]
-
-
-def is_recorded(connection: sqlite3.Connection, append: Append) -> bool:
-    """Whether just this episode is in the history already, under a lease that is still valid."""
-    episode = append.episode
-    row = (append.lease.token, episode.key, episode.seq, episode.events)
-    return connection.execute(_RECORDED, row).fetchone() is not None
 
 
 def _stale(store: str, lease: Lease) -> StaleLeaseError:

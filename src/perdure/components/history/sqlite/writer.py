@@ -16,8 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from perdure.base.errors import StoreLockedError, StoreUnavailableError
+from perdure.components.history.sqlite.doubts import Doubts
 from perdure.components.history.sqlite.errors import concerns_all, translated
-from perdure.components.history.sqlite.group import Append, Outcome, Submission, commit_group, is_recorded
+from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
 Settled = list[tuple[Callable[[Outcome], None], Outcome]]
@@ -68,6 +69,7 @@ class Writer:
         self._pending: Batch = []
         self._closed = False
         self._using = threading.Lock()
+        self._doubts = Doubts()
         self._handed_over = 0
         self._lonely = 0
         self._usual_seconds = 2 * QUICK_SECONDS
@@ -183,27 +185,27 @@ class Writer:
     def _outcomes(self, batch: Batch) -> Settled:
         """Commit a batch and return what is to be told to whom."""
         began = time.perf_counter()
+        submissions = [submission for submission, _ in batch]
         try:
             self._guard()
-            outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
+            outcomes = commit_group(self._connection, self._store, submissions)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
             if len(batch) > 1 and not concerns_all(error):
                 # One submission contradicts the store or is too much for it: it must not take the others down.
                 return [settled for item in batch for settled in self._outcomes([item])]
-            outcomes = [self._outcome_of_failure(submission, error) for submission, _ in batch]
+            outcomes = [self._outcome_of_failure(submissions, error)] * len(batch)
+        else:
+            self._doubts.note_success(submissions)
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
         return [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)]
 
-    def _outcome_of_failure(self, submission: Submission, error: Exception) -> Outcome:
-        """Return what to tell of a submission whose commit failed.
-
-        A commit that failed in its flush may have been kept all the same. The same episode, submitted again, then finds
-        its own row: that is its success, not another worker's.
-        """
-        if isinstance(error, sqlite3.IntegrityError) and type(submission) is Append:
+    def _outcome_of_failure(self, submissions: list[Submission], error: Exception) -> Outcome:
+        """Return what to tell those whose commit failed."""
+        self._doubts.note_failure(submissions, error)
+        if isinstance(error, sqlite3.IntegrityError):
             try:
-                if is_recorded(self._connection, submission):
+                if self._doubts.resolves(self._connection, submissions[0]):
                     return None
             except sqlite3.Error as unreadable:
                 error = unreadable
