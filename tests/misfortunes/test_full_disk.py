@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.disks import mounted_disk
+from tests.disks import fill_disk, mounted_disk
 from tests.misfortunes.faults import Faults
 from tests.misfortunes.harness import Sailor, bookings, facts_of, let_pass, require_complete, require_once, until
 from tests.misfortunes.sailor import Voyage
@@ -16,17 +16,6 @@ from tests.misfortunes.sailor import Voyage
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     with mounted_disk(tmp_path / "small", "24m") as place:
         yield place
-
-
-def fill(disk: Path) -> Path:
-    """Use up all the space of a disk, and return the file that does it."""
-    ballast = disk / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            return ballast
 
 
 def test_runs_outlast_a_disk_that_is_full_again_and_again(faults: Faults, tmp_path: Path):
@@ -57,7 +46,7 @@ def test_runs_of_two_processes_outlast_a_disk_that_is_really_full_for_longer_tha
     ]
     with Sailor(voyages[0]) as one, Sailor(voyages[1]) as two:
         until(lambda: len(bookings(ledger)) > 60)
-        ballast = fill(small_disk)
+        ballast = fill_disk(small_disk)
         until(lambda: "runs wait for it" in one.log and "runs wait for it" in two.log)
         # Longer than a lease lasts: neither may take the other for dead.
         let_pass(2.5)

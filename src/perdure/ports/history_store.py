@@ -246,8 +246,9 @@ class HistoryStore(Protocol):
     """Keeps instances and their histories.
 
     All coroutines raise a :class:`~perdure.base.errors.StoreError` subclass when the store cannot do what is asked;
-    then nothing was changed. Only after a StoreUnavailableError may the change come to light later: a start that is
-    asked for again then finds its instance, and an episode that is appended again is accepted as already there.
+    then nothing was changed. Only when the disk failed in the midst of a commit (StoreUnavailableError, StoreFullError)
+    may the change come to light later: a start that is asked for again then finds its instance, and an episode that is
+    appended again is accepted as already there.
     """
 
     @property

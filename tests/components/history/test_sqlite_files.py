@@ -8,13 +8,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.components.history.child import Child, append, new_instance
-from tests.disks import mounted_disk, succeeds
+from tests.disks import fill_disk, mounted_disk, succeeds
 
 from perdure.base.errors import (
     StoreCorruptError,
@@ -336,9 +336,7 @@ def test_a_folder_that_cannot_be_written_is_refused_on_opening(tmp_path: Path, e
 
 
 def test_a_disk_that_is_full_from_the_beginning_is_named(small_disk: Path):
-    with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
-        while True:
-            ballast.write(b"\0" * 4096)
+    fill_disk(small_disk)
     with pytest.raises(StoreFullError, match="free some space, nothing acknowledged is lost"):
         with_store(small_disk / "perdure.db")
 

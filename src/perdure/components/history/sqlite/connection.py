@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import time
 from importlib import resources
@@ -16,6 +17,7 @@ APPLICATION_ID = 0x50657264
 """Marks a database file as Perdure's ("Perd"), as ``PRAGMA application_id`` shows it."""
 
 _PIECE = 1 << 20
+_SYSTEM_LOCKS = Path("/proc/locks")
 _CHECKPOINT_PAGES = 1000
 _LOG_BYTES = (_CHECKPOINT_PAGES + 200) * 4120
 
@@ -111,6 +113,19 @@ def preallocate_log(connection: sqlite3.Connection, path: Path) -> None:
 def log_of(path: Path) -> Path:
     """Return the write-ahead log of a database file."""
     return Path(f"{path}-wal")
+
+
+def write_lock_holder(path: Path) -> int | None:
+    """Return the number of the process that holds the write lock of a database, where the system tells."""
+    try:
+        facts = Path(f"{path}-shm").stat()
+        locks = _SYSTEM_LOCKS.read_text()
+    except OSError:
+        return None
+    # SQLite's write lock in WAL mode is byte 120 of the log's index.
+    file = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    found = re.search(rf" WRITE (\d+) {file} 120 ", locks)
+    return None if found is None else int(found[1])
 
 
 def rewrite_log(connection: sqlite3.Connection, path: Path) -> None:

@@ -18,8 +18,8 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     sqlite3.SQLITE_IOERR: (
         errors.StoreUnavailableError,
         (
-            "the disk failed; look into the system's log and at the disk's health, then try `perdure doctor`: nothing "
-            "acknowledged is lost, what this call was to write may have been kept or not"
+            "the disk failed; look into the system's log and at the disk's health, and ask `perdure doctor`. Nothing "
+            "acknowledged is lost; what was being written may have been kept or not"
         ),
     ),
     sqlite3.SQLITE_TOOBIG: (
@@ -93,7 +93,9 @@ def translated(store: str, error: sqlite3.Error | OverflowError) -> errors.Store
     """Return the Perdure error that an error of SQLite, or of what hands it values over 2 GB, stands for."""
     if isinstance(error, OverflowError):
         return refused(store, sqlite3.SQLITE_TOOBIG)
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    # The log's index cannot grow: that is no sick disk, but one without space.
+    code = sqlite3.SQLITE_FULL if extended == sqlite3.SQLITE_IOERR_SHMSIZE else extended & 0xFF
     kind, message = _BY_CODE.get(code, (errors.StoreUnavailableError, f"SQLite failed: {error}"))
     if code == sqlite3.SQLITE_IOERR:
         message = f"{message} ({error.sqlite_errorname})"
