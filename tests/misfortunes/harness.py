@@ -107,8 +107,8 @@ class Sailor:
         for ear in self._ears:
             ear.join(PATIENCE)
         for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
+            if stream is not None:
+                stream.close()
         return code
 
     def finish(self) -> None:

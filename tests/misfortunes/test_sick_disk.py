@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -141,3 +142,19 @@ def test_an_episode_whose_failed_commit_was_kept_is_known_again_as_ones_own(faul
         child.tell()
         assert child.hear() == "StaleLeaseError", "no longer in doubt, and there already"
     assert len(read_records(store).histories["owned"]) == 2
+
+
+def test_a_process_that_ends_on_a_failed_disk_is_known_to_be_gone_at_once(faults: Faults, tmp_path: Path):
+    # Neither its farewell nor its lease can be written, and the lease would last for an hour.
+    voyage = voyage_in(tmp_path, errands=5, pace=0.1, lease_seconds=3600.0)
+    with Sailor(voyage, faults.environment()) as sailor:
+        sailor.hear("accepted", 5)
+        faults.fail_flushes()
+        until(lambda: faults.failed_flushes > 1)
+        sailor.process.send_signal(signal.SIGINT)
+        sailor.end()
+    faults.heal()
+    with Sailor(voyage) as again:
+        again.finish()
+    require_complete(Path(voyage.store), Path(voyage.ledger), runs_of(voyage))
+    assert not list(Path(voyage.store).parent.glob("*-worker-*"))

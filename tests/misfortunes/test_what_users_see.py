@@ -18,6 +18,8 @@ from tests.misfortunes.faults import Faults
 from tests.misfortunes.harness import Sailor
 from tests.misfortunes.sailor import Voyage
 
+from perdure.cli.formats import duration
+
 
 def perdure(*arguments: str | Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "perdure.cli.main", *map(str, arguments)]
@@ -97,3 +99,7 @@ def test_a_command_on_a_full_disk_says_so_in_one_line(tmp_path: Path):
         assert told.returncode == 1
         assert told.stderr.startswith(f"error: {store}: the disk is full; free some space")
         assert told.stderr.count("\n") == 1
+
+
+def test_a_span_over_which_the_clock_went_back_is_shown_as_none():
+    assert duration(-3600.0) == "0 ms"

@@ -76,6 +76,10 @@ class WorkerLock:
     def release(self) -> None:
         """Let go of the lock and remove the file."""
         self.path.unlink(missing_ok=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the lock and leave the file: whoever finds it knows at once that its worker is gone."""
         os.close(self._file)
 
 

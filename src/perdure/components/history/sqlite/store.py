@@ -157,17 +157,24 @@ class SQLiteHistoryStore:
         writer, self._writer = self._writer, None
         if writer is not None:
             if self._locks:
-                # Nobody left them: whoever looks for dead workers need not wait for their time limit.
-                with contextlib.suppress(StoreError):
-                    await writer.request(Run(lambda connection: self._renew_leases(connection, 0.0)))
+                await self._give_up_leases(writer)
             await writer.close()
         if self._readers is not None:
             self._readers.shutdown()
             self._readers = None
-        for lock in self._locks.values():
-            lock.release()
-        self._locks.clear()
         self._close_connections()
+
+    async def _give_up_leases(self, writer: Writer) -> None:
+        """End what nobody left: whoever looks for dead workers need not wait for their time limit."""
+        try:
+            await writer.request(Run(lambda connection: self._renew_leases(connection, 0.0)))
+        except StoreError:
+            for lock in self._locks.values():
+                lock.abandon()
+        else:
+            for lock in self._locks.values():
+                lock.release()
+        self._locks.clear()
 
     def _close_connections(self) -> None:
         for connection in self._connections:
