@@ -19,9 +19,13 @@ from tests.misfortunes.harness import (
     require_once,
     until,
 )
-from tests.misfortunes.sailor import Voyage, runtime_of
+from tests.misfortunes.sailor import Voyage, registry, runtime_of
+from tests.runtime.harness import ManualClock
+from tests.runtime.harness import until as come_true
 
 from perdure.base.events import Status
+from perdure.components.history.sqlite import SQLiteHistoryStore
+from perdure.engine.held import WorkerOptions
 from perdure.runtime.embedded import EmbeddedRuntime
 
 SOON = 5.0
@@ -144,3 +148,27 @@ def test_what_is_begun_after_the_clock_went_back_takes_its_usual_time(faults: Fa
         faults.set_clock(-HOUR)
         with Sailor(voyage_in(tmp_path, "two", errands=10, nap=0.05), faults.environment()) as later:
             later.finish()
+
+
+def test_a_timer_in_a_workers_hands_follows_an_injected_clock_forwards_and_back(tmp_path: Path):
+    async def run() -> None:
+        clock = ManualClock()
+        store = SQLiteHistoryStore(tmp_path / "perdure.db")
+        options = WorkerOptions(poll=0.01, drain=0.0)
+        async with EmbeddedRuntime(store, registry=registry(), options=options, clock=clock) as runtime:
+            await runtime.start("race", HOUR, instance_id="late")
+            begun = clock.at
+
+            async def recorded() -> bool:
+                return len(await runtime.history("late")) > 1
+
+            await come_true(recorded)
+            clock.at = begun - HOUR
+            await asyncio.sleep(0.05)
+            clock.at = begun + HOUR - 1
+            await asyncio.sleep(0.05)
+            assert not (await runtime.find("late")).status.finished
+            clock.at = begun + HOUR
+            assert await runtime.wait("late", SOON) == "rang"
+
+    asyncio.run(run())
