@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import signal
 from collections import Counter
@@ -17,6 +18,7 @@ from perdure.base.errors import InstanceError, RunFailedError
 from perdure.base.events import ExecutionStarted, HistoryRow, TaskCompleted, TaskScheduled
 from perdure.base.faults import CrashPoint, arm
 from perdure.components.history.sqlite import SQLiteHistoryStore
+from perdure.ports.history_store import InstanceQuery
 from perdure.runtime.embedded import EmbeddedRuntime
 
 PATIENCE = 60.0
@@ -89,6 +91,9 @@ async def _one(runtime: EmbeddedRuntime, log: Path, shape: Shape, accepted: Any)
         problem = ""
     assert (shape.error or "") in problem, f"{shape.name}: {problem}"
     assert bool(problem) == bool(shape.error), f"{shape.name}: {problem}"
+    for other in shape.children:
+        with contextlib.suppress(RunFailedError):
+            await runtime.wait(shape.name + other, PATIENCE)
 
 
 async def _send(runtime: EmbeddedRuntime, instance_id: str, name: str, data: Any) -> None:
@@ -134,7 +139,7 @@ async def _read_records(store: Path) -> Records:
     history = SQLiteHistoryStore(store)
     await history.open()
     try:
-        records = await history.instances(limit=1_000_000)
+        records = await history.instances(InstanceQuery(limit=1_000_000))
         rows = await history.load([record.key for record in records])
         return Records({record.instance_id: rows[record.key] for record in records})
     finally:

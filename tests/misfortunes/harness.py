@@ -21,7 +21,7 @@ from tests.chaos.harness import Records, read_records, runs_by_key
 from tests.misfortunes.sailor import BOOKINGS, Voyage, runtime_of
 
 from perdure.base.events import ExecutionCompleted, Status
-from perdure.ports.history_store import InstanceRecord
+from perdure.ports.history_store import InstanceQuery, InstanceRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 40.0
@@ -142,7 +142,7 @@ def facts_of(store: Path) -> dict[str, InstanceRecord]:
 
     async def look() -> dict[str, InstanceRecord]:
         async with runtime_of(Voyage(store=str(store), ledger="", name=""), worker=False) as runtime:
-            records = await runtime.store.instances(limit=100_000)
+            records = await runtime.store.instances(InstanceQuery(limit=100_000))
             return {record.instance_id: record for record in records}
 
     return asyncio.run(look())

@@ -26,12 +26,13 @@ from perdure.workflows.registry import Registry
 class AgentWorkflow:
     """An agent's loop under its workflow name."""
 
-    __slots__ = ("agent", "keys", "name")
+    __slots__ = ("agent", "keys", "name", "retention")
 
     def __init__(self, agent: DurableAgent) -> None:
         self.agent = agent
         self.name = agent.agent_workflow_name
         self.keys = (self.name,)
+        self.retention = None
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the loop's steps."""

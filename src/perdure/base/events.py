@@ -34,6 +34,9 @@ class Status(StrEnum):
 
 _FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED})
 
+UNFINISHED = (Status.PENDING, Status.RUNNING, Status.SUSPENDED)
+"""The statuses of instances that are yet to end."""
+
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Why something failed, as data.

@@ -15,13 +15,13 @@ import msgspec
 from perdure.agents.agent import DurableAgent
 from perdure.base.codec import encode
 from perdure.base.errors import UsageError
-from perdure.base.events import ExecutionStarted, Status
+from perdure.base.events import UNFINISHED, ExecutionStarted
 from perdure.cli import ending, terminal
 from perdure.cli.formats import ago, cleaned, plural
 from perdure.cli.live import Story
 from perdure.cli.watching import follow
 from perdure.components.history.sqlite import SQLiteHistoryStore
-from perdure.ports.history_store import HistoryStore, InstanceRecord
+from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.inspect import Inspection, Inspector
 from perdure.runtime.location import store_path
@@ -230,7 +230,7 @@ async def unfinished_runs(store: HistoryStore, workflow: str) -> list[InstanceRe
     found: list[InstanceRecord] = []
     before: int | None = None
     while True:
-        page = await store.instances(status=Status.RUNNING, workflow=workflow, limit=_PAGE, before=before)
+        page = await store.instances(InstanceQuery(status=UNFINISHED, workflow=workflow, limit=_PAGE, before=before))
         found.extend(page)
         if len(page) < _PAGE:
             return found

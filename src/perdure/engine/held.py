@@ -11,6 +11,7 @@ from perdure.base.codec import NOTHING, ConversationKey, Link, Reference, Resolv
 from perdure.base.events import AnyEvent, TaskScheduled
 from perdure.engine.activity import Outcome
 from perdure.engine.replay import Execution, Workflow
+from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
 
@@ -163,6 +164,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
             instances in memory takes a quarter of the time at the default of 700; None leaves the setting alone.
+        retention: how long instances of workflows that declare nothing are kept after their end.
+        sweep: seconds between two looks for instances that need not be kept any longer.
         put_away: put every function away after each step; a test mode that must change nothing but speed.
     """
 
@@ -173,4 +176,6 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000
+    retention: Retention = Retention()
+    sweep: float = 600.0
     put_away: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -56,6 +56,9 @@ from perdure.engine.open_work import Call, Unread
 from perdure.engine.requests import Attribute, Requests
 from perdure.engine.tasks import Task
 
+if TYPE_CHECKING:
+    from perdure.engine.retention import Retention
+
 Steps = Generator[Any, Any, Any]
 
 replaying_now: contextvars.ContextVar[bool] = contextvars.ContextVar("perdure_replaying", default=False)
@@ -73,6 +76,11 @@ class Workflow(Protocol):
     @property
     def keys(self) -> tuple[str, ...]:
         """What instances that it executes are kept under: its own key, then those of the versions that it follows."""
+        ...
+
+    @property
+    def retention(self) -> Retention | None:
+        """How long its instances are kept after their end; None for the worker's own rule."""
         ...
 
     def begin(self, execution: Execution, argument: Any) -> Steps:

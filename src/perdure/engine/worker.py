@@ -29,6 +29,8 @@ from perdure.base.events import (
     HistoryRow,
     Parent,
     Status,
+    TaskCompleted,
+    TaskFailed,
     TaskScheduled,
     decode_events,
     encode_events,
@@ -164,7 +166,7 @@ class Worker:
             return
         if not self._replayed(held, rows, resolved):
             return
-        self._start_interrupted(held)
+        self._start_interrupted(held, news)
         held.take_in(news)
         self._advance(held)
 
@@ -192,9 +194,13 @@ class Worker:
         held.execution = execution
         return True
 
-    def _start_interrupted(self, held: Held) -> None:
+    def _start_interrupted(self, held: Held, news: News) -> None:
         assert held.execution is not None
+        # A fork brings outcomes along that its source recorded.
+        settled = {event.task_id for event in news.events if isinstance(event, TaskCompleted | TaskFailed)}
         for scheduled in held.execution.pending_activities():
+            if scheduled.id in settled:
+                continue
             if scheduled.id in held.execution.not_started:
                 held.to_start.append(scheduled)
             elif scheduled.id not in held.execution.asked:

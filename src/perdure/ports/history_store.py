@@ -52,6 +52,7 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
         parent: id of the instance that called it, or None.
         attributes: its custom attributes.
+        replaces: an instance that has ended and has the same id makes way: it is purged.
     """
 
     instance_id: str
@@ -64,6 +65,7 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     due: float | None = None
     parent: str | None = None
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+    replaces: bool = False
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -72,14 +74,16 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         key: the store's own number of the instance.
         created: False when the id existed before; then nothing was changed.
-        workflow: workflow name of the instance that has the id now.
+        workflow: what the instance that has the id now is kept under.
         events: its first history row, encoded.
+        status: where it stands.
     """
 
     key: int
     created: bool
     workflow: str
     events: str
+    status: Status = Status.RUNNING
 
 
 class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -238,6 +242,66 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
 
 
+class InstanceQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Which instances to return, the newest first; conditions that are not set do not count.
+
+    Attributes:
+        status: any of these.
+        workflow: the name of its workflow, of whichever version.
+        app_id: the app that it belongs to.
+        parent: id of the instance that called it.
+        created_from: started at this time or later, in seconds since the epoch.
+        created_until: started before this time.
+        finished_until: ended before this time.
+        attributes: has all of these.
+        limit: at most so many.
+        before: key of the last one of the page before.
+    """
+
+    status: tuple[Status, ...] = ()
+    workflow: str | None = None
+    app_id: str | None = None
+    parent: str | None = None
+    created_from: float | None = None
+    created_until: float | None = None
+    finished_until: float | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+    limit: int = 50
+    before: int | None = None
+
+
+EVERYTHING = InstanceQuery()
+"""The newest instances, whatever they are."""
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An instance with a history that was made elsewhere: a fork of another one, or an import.
+
+    Attributes:
+        new: who it is; its first row comes with the others.
+        rows: the encoded rows (seq, at, events), in order: the very first one, and those from ``base`` on.
+        base: number of the first row of its last generation.
+        park: how it stands: waiting, or ended. A waiting one is due when this says.
+        finished_at: when it ended, or None.
+        custom_status: JSON that its code set, or None.
+        blobs: content that the rows and links refer to and that the store may lack.
+        links: conversation links that the rows refer to and that the store may lack.
+        inbox: encoded events that wait for it.
+        source: key of an instance in this store whose content it shares, or None.
+    """
+
+    new: NewInstance
+    rows: Sequence[tuple[int, float, str]]
+    park: Park
+    base: int = 0
+    finished_at: float | None = None
+    custom_status: str | None = None
+    blobs: Mapping[str, bytes] = NO_BLOBS
+    links: Sequence[Link] = ()
+    inbox: tuple[str, ...] = ()
+    source: int | None = None
+
+
 Appended = Callable[[Exception | Sequence[Started] | None], None]
 """Told what became of an episode: refused with an error, or durable, with the outcomes of its child starts if any."""
 
@@ -364,10 +428,39 @@ class HistoryStore(Protocol):
         """Return those of the instances that exist, by id."""
         ...
 
-    async def instances(
-        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
-    ) -> list[InstanceRecord]:
-        """Return instances, the newest first; ``before`` is the key of the last one of the page before."""
+    async def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first."""
+        ...
+
+    async def rows(self, key: int) -> list[tuple[int, float, str]]:
+        """Return the rows (seq, at, events) of an instance as they are stored: the very first, then its last
+        generation's.
+        """
+        ...
+
+    async def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories, all or none; False when an id is taken, and nothing was changed."""
+        ...
+
+    async def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of at most ``limit`` instances that ended before a time, the longest ago first.
+
+        Args:
+            app_id: the app that they belong to.
+            workflow: the name of their workflow, of whichever version; None for any.
+            status: how they ended.
+            until: seconds since the epoch.
+            limit: how many at most.
+        """
+        ...
+
+    async def purge(self, keys: Collection[int]) -> int:
+        """Delete instances that have ended with all that is theirs alone, and return how many these were.
+
+        Others stay as they are, and so does content that another instance refers to.
+        """
         ...
 
     async def version(self) -> int:

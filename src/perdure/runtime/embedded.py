@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import gc
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +18,6 @@ from perdure.base.clock import Clock, SystemClock
 from perdure.base.codec import Encoded, Resolved, decode, encode
 from perdure.base.errors import (
     InstanceError,
-    InstanceExistsError,
     InstanceNotFoundError,
     RunFailedError,
     StaleLeaseError,
@@ -39,15 +39,30 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.base.faults import crash_point
-from perdure.base.ids import new_instance_id, require_usable_id
+from perdure.base.ids import new_instance_id as fresh_instance_id
+from perdure.base.ids import require_usable_id
 from perdure.engine.activity import ActivityRunner
 from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
 from perdure.engine.held import Held, WorkerOptions
+from perdure.engine.requests import usable_attributes
+from perdure.engine.retention import purge_ended
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
-from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance
+from perdure.ports.history_store import (
+    EVERYTHING,
+    HistoryStore,
+    InstanceQuery,
+    InstanceRecord,
+    Lease,
+    NewInstance,
+)
+from perdure.ports.runtime import Reuse
+from perdure.runtime.forks import Edit, fork
+from perdure.runtime.starting import moment_of, require_known_reuse, require_reusable
 from perdure.runtime.waiting import Ends
 from perdure.workflows.registry import Registry, default_registry, split_key
+
+_CHILDREN = 1_000_000
 
 
 class EmbeddedRuntime:
@@ -172,32 +187,43 @@ class EmbeddedRuntime:
         input: Any = None,  # noqa: A002 - the name that Dapr programs use
         *,
         instance_id: str | None = None,
+        start_at: float | dt.timedelta | dt.datetime | None = None,
+        attributes: Mapping[str, str | float | bool] | None = None,
+        reuse: Reuse = "attach",
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:
             require_usable_id(instance_id)
+        require_known_reuse(reuse)
         key = self.registry.newest(workflow) if isinstance(workflow, str) else self.registry.add_workflow(workflow)
         name, version = split_key(key)
         encoded = encode(input, f"the input of workflow {name!r}", references=False)
-        worker = self._worker
-        lease = worker.lease if worker is not None and worker.has_room and key in self.registry.workflows else None
+        now = self._clock.now()
+        due = None if start_at is None else moment_of(start_at, now)
         new = NewInstance(
-            instance_id=instance_id or new_instance_id(),
+            instance_id=instance_id or fresh_instance_id(),
             app_id=self._app_id,
             workflow=key,
-            at=self._clock.now(),
+            at=now,
             events=encode_events([ExecutionStarted(name=name, version=version, input=encoded.raw)]),
             blobs=encoded.blobs,
-            lease=lease,
+            lease=self._lease_for(key) if due is None or due <= now else None,
+            due=due,
+            attributes=usable_attributes(attributes or {}),
+            replaces=reuse in {"replace", "terminate"},
         )
-        if lease is None:
-            await self._accept(new, encoded)
+        if new.lease is None:
+            await self._accept(new, encoded, reuse)
         else:
             # A caller that stops waiting must not leave an instance that is this worker's and that it does not know.
-            await asyncio.shield(self._accept(new, encoded))
+            await asyncio.shield(self._accept(new, encoded, reuse))
         return new.instance_id
 
-    async def _accept(self, new: NewInstance, encoded: Encoded) -> None:
+    def _lease_for(self, key: str) -> Lease | None:
+        worker = self._worker
+        return worker.lease if worker is not None and worker.has_room and key in self.registry.workflows else None
+
+    async def _accept(self, new: NewInstance, encoded: Encoded, reuse: Reuse) -> None:
         crash_point("start.before_commit")
         try:
             started = await self.store.start(new)
@@ -206,8 +232,12 @@ class EmbeddedRuntime:
             new = msgspec.structs.replace(new, lease=None)
             started = await self.store.start(new)
         crash_point("start.after_commit")
-        if not started.created:
-            _require_same(new, started.events)
+        if not started.created and reuse == "terminate":
+            await self.terminate(new.instance_id, "another run with this id takes its place")
+            await self._ends.of(new.instance_id)
+            await self._accept(new, encoded, "replace")
+        elif not started.created:
+            require_reusable(new, started, reuse)
         elif new.lease is None:
             self.look_for_work()
         elif self._worker is not None:
@@ -243,6 +273,86 @@ class EmbeddedRuntime:
         if record is None:
             raise InstanceNotFoundError(instance_id)
         return record
+
+    async def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first; see :class:`~perdure.ports.runtime.Runtime`."""
+        return await self.store.instances(query)
+
+    # -- after the end, and beside it
+
+    async def fork(
+        self,
+        instance_id: str,
+        at: int | Sequence[int],
+        *,
+        output: Any = msgspec.UNSET,
+        input: Any = msgspec.UNSET,  # noqa: A002 - as above
+        new_instance_id: str | None = None,
+    ) -> str:
+        """Let another instance go on from a call of this one.
+
+        What was decided before the call's outcome is kept, and none of the effects before it is repeated.
+
+        Args:
+            instance_id: the instance, finished or not.
+            at: the call's id, as the run's timeline numbers it; a list leads into child workflows.
+            output: what the call is taken to have returned.
+            input: what the call is made again with; with neither, it is made again as it was.
+            new_instance_id: the new instance's id; a new one by default.
+
+        Returns:
+            the new instance's id.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            InstanceError: other calls that were made before have no outcome yet.
+            InstanceExistsError: the new id is taken.
+            UsageError: no such call, or both an input and an output.
+        """
+        if new_instance_id is not None:
+            require_usable_id(new_instance_id)
+        new_id = new_instance_id or fresh_instance_id()
+        path = [at] if isinstance(at, int) else list(at)
+        edit = Edit(output=output, input=input)
+        await fork(self.store, instance_id, path, edit, new_id=new_id, now=self._clock.now())
+        self.look_for_work()
+        return new_id
+
+    async def purge(self, instance_id: str, *, recursive: bool = True) -> int:
+        """Delete an instance that has ended, with its child workflows unless told otherwise.
+
+        Returns:
+            how many instances were deleted.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            InstanceError: it has not ended.
+        """
+        record = await self._known(instance_id)
+        if not record.status.finished:
+            raise InstanceError(
+                instance_id, f"instance {instance_id!r} is {record.status}; terminate it before you purge it"
+            )
+        purged = 0
+        for child in (
+            await self.store.instances(InstanceQuery(parent=instance_id, limit=_CHILDREN)) if recursive else ()
+        ):
+            if child.status.finished:
+                purged += await self.purge(child.instance_id)
+        return purged + await self.store.purge([record.key])
+
+    async def purge_ended(
+        self,
+        *,
+        older_than: float | dt.timedelta,
+        status: Sequence[Status] = (Status.COMPLETED, Status.FAILED, Status.TERMINATED),
+        workflow: str | None = None,
+    ) -> int:
+        """Delete the instances of this app that ended longer ago than some seconds; return how many these were."""
+        age = older_than.total_seconds() if isinstance(older_than, dt.timedelta) else older_than
+        return await purge_ended(
+            self.store, app_id=self._app_id, workflow=workflow, status=tuple(status), until=self._clock.now() - age
+        )
 
     # -- signals
 
@@ -307,17 +417,3 @@ def _calm_garbage_collector(threshold: int | None) -> None:
 def _require_unfinished(instance_id: str, status: Status, so: str) -> None:
     if status.finished:
         raise InstanceError(instance_id, f"instance {instance_id!r} is {status}; {so}")
-
-
-def _require_same(new: NewInstance, events: str) -> None:
-    """Refuse to attach to a run of something else; another version of the same workflow is the same."""
-    found, wanted = _started(events), _started(new.events)
-    if found.name != wanted.name:
-        detail = f"it is a run of workflow {found.name!r}, not of {wanted.name!r}"
-        raise InstanceExistsError(new.instance_id, detail)
-    if bytes(found.input) != bytes(wanted.input):
-        raise InstanceExistsError(new.instance_id, f"it is a run of {found.name!r} with another input")
-
-
-def _started(events: str) -> ExecutionStarted:
-    return next(event for event in decode_events(events) if isinstance(event, ExecutionStarted))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from perdure.base.errors import UsageError
+from perdure.engine.retention import Retention
 from perdure.ports.toolset import OnCrash
 from perdure.workflows.registry import NAME_ATTRIBUTE, default_registry, registered_name, workflow_key
 
@@ -16,7 +17,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 def workflow(function: F) -> F: ...
 @overload
 def workflow(
-    *, name: str | None = None, version: str = "", follows: Sequence[str] = (), latest: bool = True
+    *,
+    name: str | None = None,
+    version: str = "",
+    follows: Sequence[str] = (),
+    latest: bool = True,
+    retention: Retention | None = None,
 ) -> Callable[[F], F]: ...
 def workflow(
     function: F | None = None,
@@ -25,6 +31,7 @@ def workflow(
     version: str = "",
     follows: Sequence[str] = (),
     latest: bool = True,
+    retention: Retention | None = None,
 ) -> F | Callable[[F], F]:
     """Register a workflow function.
 
@@ -39,6 +46,8 @@ def workflow(
         version: which version of the workflow this is. A run is pinned to the version it began with.
         follows: versions whose unfinished runs this one takes over; ``""`` stands for the code without a version.
         latest: whether runs that are started by name begin with this version; of several, the last one registered.
+        retention: how long runs are kept after their end; by default 30 days when they completed, for ever when they
+            failed or were terminated.
 
     Raises:
         UsageError: the name and version belong to another function.
@@ -48,7 +57,12 @@ def workflow(
         key = workflow_key(name or decorated.__name__, version)
         setattr(decorated, NAME_ATTRIBUTE, key)
         default_registry.add_workflow(
-            decorated, name or decorated.__name__, version=version, follows=follows, latest=latest
+            decorated,
+            name or decorated.__name__,
+            version=version,
+            follows=follows,
+            latest=latest,
+            retention=retention,
         )
         return decorated
 

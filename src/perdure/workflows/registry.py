@@ -11,6 +11,7 @@ from typing import Any
 from perdure.base.errors import UsageError
 from perdure.engine.activity import Activity
 from perdure.engine.replay import Execution, Steps, Workflow
+from perdure.engine.retention import Retention
 from perdure.ports.toolset import OnCrash
 from perdure.workflows.adapt import input_converter, one_input, result_converter, takes_argument
 from perdure.workflows.context import Callee, WorkflowContext
@@ -53,18 +54,27 @@ class WorkflowDefinition:
     Attributes:
         name: its registered name.
         version: which version of the workflow it is; empty for one without versions.
+        retention: how long its instances are kept after their end; None for the worker's own rule.
         keys: what instances that it executes are kept under: its own key first, then those of the versions that it
             follows.
         function: the function.
     """
 
     def __init__(
-        self, name: str, function: Callable[..., Any], registry: Registry, *, version: str, follows: Sequence[str]
+        self,
+        name: str,
+        function: Callable[..., Any],
+        registry: Registry,
+        *,
+        version: str,
+        follows: Sequence[str],
+        retention: Retention | None,
     ) -> None:
         if inspect.isasyncgenfunction(function):
             raise UsageError(f"workflow {name!r} is async and yields; let it await what its context returns")
         self.name = name
         self.version = version
+        self.retention = retention
         self.keys = tuple(workflow_key(name, each) for each in (version, *follows))
         self.function = function
         self._registry = registry
@@ -105,6 +115,7 @@ class Registry:
         version: str = "",
         follows: Sequence[str] = (),
         latest: bool = True,
+        retention: Retention | None = None,
     ) -> str:
         """Register a workflow function and return the key that its instances are kept under.
 
@@ -114,6 +125,7 @@ class Registry:
             version: which version of the workflow it is.
             follows: versions whose unfinished instances this one takes over; ``""`` is the code without a version.
             latest: whether instances that are started by name begin with this version; of several, the last one.
+            retention: how long instances are kept after their end; None for the worker's own rule.
 
         Raises:
             UsageError: the name and version belong to another function, or cannot be a name.
@@ -133,7 +145,7 @@ class Registry:
             if not _same(owner, function):
                 raise _taken("workflow", key, owner, function)
             return key
-        definition = WorkflowDefinition(chosen, function, self, version=version, follows=follows)
+        definition = WorkflowDefinition(chosen, function, self, version=version, follows=follows, retention=retention)
         self.workflows[key] = definition
         if latest:
             self._newest[chosen] = key

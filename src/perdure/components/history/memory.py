@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import heapq
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from types import CoroutineType
@@ -17,15 +18,18 @@ from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavail
 from perdure.base.events import HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.ports.history_store import (
+    EVERYTHING,
     NO_BLOBS,
     Appended,
     Changes,
     Claimed,
     Episode,
+    InstanceQuery,
     InstanceRecord,
     Lease,
     NewInstance,
     Park,
+    Restored,
     Signal,
     Started,
 )
@@ -231,6 +235,9 @@ class MemoryHistoryStore:
 
     def _accept(self, new: NewInstance) -> Started:
         found = self._by_id.get(new.instance_id)
+        if found is not None and new.replaces and found.status.finished:
+            self._forget(found)
+            found = None
         created = found is None
         if found is None:
             self._version += 1
@@ -242,7 +249,9 @@ class MemoryHistoryStore:
             if new.lease is not None:
                 self._own(found, new.lease)
             self._queue(found)
-        return Started(key=found.key, created=created, workflow=found.workflow, events=found.rows[0][1])
+        return Started(
+            key=found.key, created=created, workflow=found.workflow, events=found.rows[0][1], status=found.status
+        )
 
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode; ``done`` is called in a later turn of the event loop."""
@@ -428,14 +437,79 @@ class MemoryHistoryStore:
         return (self._record(one) for one in found if one is not None)
 
     @_answered
-    def instances(
-        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
-    ) -> list[InstanceRecord]:
-        """Return a page of instances, the newest first."""
-        end = len(self._instances) if before is None else min(before - 1, len(self._instances))
+    def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first."""
+        end = len(self._instances) if query.before is None else min(query.before - 1, len(self._instances))
         newest_first = (self._instances[place] for place in range(end - 1, -1, -1))
-        chosen = (one for one in newest_first if status in (None, one.status) and workflow in (None, one.workflow))
-        return [self._record(one) for one in islice(chosen, limit)]
+        chosen = (one for one in newest_first if self._is_meant(one, query))
+        return [self._record(one) for one in islice(chosen, query.limit)]
+
+    def _is_meant(self, one: _Instance, query: InstanceQuery) -> bool:
+        return (
+            self._by_id.get(one.instance_id) is one
+            and (not query.status or one.status in query.status)
+            and query.workflow in (None, one.workflow, one.workflow.partition("@")[0])
+            and query.app_id in (None, one.app_id)
+            and query.parent in (None, one.parent)
+            and (query.created_from is None or one.created_at >= query.created_from)
+            and (query.created_until is None or one.created_at < query.created_until)
+            and (query.finished_until is None or (one.finished_at or math.inf) < query.finished_until)
+            and all(_same(one.attributes.get(name), value) for name, value in query.attributes.items())
+        )
+
+    @_answered
+    def rows(self, key: int) -> list[tuple[int, float, str]]:
+        """Return the rows of an instance as they are kept."""
+        rows = self._instances[key - 1].rows if 0 < key <= len(self._instances) else {}
+        return [(seq, at, events) for seq, (at, events) in rows.items()]
+
+    @_answered
+    def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories."""
+        if any(one.new.instance_id in self._by_id for one in restored):
+            return False
+        for one in restored:
+            self._restore(one)
+        return True
+
+    def _restore(self, restored: Restored) -> None:
+        self._keep(restored.blobs)
+        for link in restored.links:
+            self._links.setdefault((link.root, link.depth, link.digest), link)
+        started = self._accept(restored.new)
+        one = self._instances[started.key - 1]
+        one.rows = {seq: (at, events) for seq, at, events in restored.rows}
+        one.next_seq, one.base = restored.rows[-1][0] + 1, restored.base
+        one.status, one.waits, one.due = restored.park.status, restored.park.waits, restored.park.due
+        one.finished_at, one.custom_status = restored.finished_at, restored.custom_status
+        self._queue(one)
+        for event in restored.inbox:
+            self._put(one, event)
+
+    @_answered
+    def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of instances that ended before a time."""
+        query = InstanceQuery(status=tuple(status), workflow=workflow, app_id=app_id, finished_until=until)
+        chosen = [one for one in self._by_id.values() if self._is_meant(one, query)]
+        return [one.key for one in sorted(chosen, key=lambda one: one.finished_at or 0.0)[:limit]]
+
+    @_answered
+    def purge(self, keys: Collection[int]) -> int:
+        """Delete instances that have ended; their content stays until this store itself goes."""
+        ended = [self._instances[key - 1] for key in keys if 0 < key <= len(self._instances)]
+        ended = [one for one in ended if one.status.finished and self._by_id.get(one.instance_id) is one]
+        for one in ended:
+            self._forget(one)
+        return len(ended)
+
+    def _forget(self, one: _Instance) -> None:
+        self._version += 1
+        del self._by_id[one.instance_id]
+        one.rows, one.due = {}, None
+        if one.parent is not None:
+            self._children[one.parent].remove(one)
 
     @_answered
     def version(self) -> int:
@@ -445,7 +519,7 @@ class MemoryHistoryStore:
     @_answered
     def check(self) -> dict[str, Any]:
         """Count what there is."""
-        counts = Counter(str(one.status) for one in self._instances)
+        counts = Counter(str(one.status) for one in self._by_id.values())
         return {"instances": dict(counts), "workers": len(self._live) + len(self._dead)}
 
     def _record(self, one: _Instance) -> InstanceRecord:
@@ -466,3 +540,8 @@ class MemoryHistoryStore:
             custom_status=one.custom_status,
             attributes=dict(one.attributes),
         )
+
+
+def _same(kept: object, wanted: object) -> bool:
+    # True is 1 to Python, and another value to whoever set an attribute.
+    return type(kept) is type(wanted) and kept == wanted

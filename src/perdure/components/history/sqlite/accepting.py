@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from perdure.base.events import Status
+from perdure.components.history.references import holder_of, targets_in
+from perdure.components.history.sqlite.parameters import parameter
+from perdure.components.history.sqlite.purging import note_references, purge
 from perdure.ports.history_store import NewInstance, Started
 
 _json = msgspec.json.Encoder()
@@ -41,25 +44,25 @@ WHERE instance.id IN (SELECT value FROM json_each(?))
 """
 
 
-def parameter(rows: Iterable[object]) -> tuple[str]:
-    """Return rows as the one parameter of a statement that reads them with ``json_each``."""
-    return (_json.encode(rows).decode(),)
-
-
 def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]) -> list[Started]:
     """Accept instances, but for those whose id is taken; return how each fared."""
     known = existing_instances(connection, {new.instance_id for new in news})
-    key: int = connection.execute("SELECT coalesce(max(key), 0) FROM instance").fetchone()[0]
+    replaced = [known.pop(new.instance_id)[0] for new in news if new.replaces and _has_ended(known, new)]
+    if replaced:
+        purge(connection, replaced)
+    key: int = connection.execute("SELECT value FROM counter").fetchone()[0]
     outcomes: list[Started] = []
     instances: list[object] = []
     rows: list[object] = []
     attributes: list[object] = []
+    held: list[tuple[str, set[str]]] = []
     for new in news:
         found = known.get(new.instance_id)
         if found is not None:
-            outcomes.append(Started(key=found[0], created=False, workflow=found[1], events=found[3]))
+            outcomes.append(Started(key=found[0], created=False, workflow=found[1], events=found[3], status=found[2]))
             continue
         key += 1
+        held.append((holder_of(key), targets_in(new.events, new.blobs)))
         instances.append((key, *_instance_columns(new)))
         rows.append((key, 0, new.at, new.events))
         attributes.extend(attribute_rows(key, new.attributes))
@@ -72,7 +75,14 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
     ):
         if parameters:
             connection.execute(statement, parameter(parameters))
+    if instances:
+        connection.execute("UPDATE counter SET value = ?", (key,))
+    note_references(connection, held)
     return outcomes
+
+
+def _has_ended(known: Mapping[str, tuple[int, str, Status, str]], new: NewInstance) -> bool:
+    return new.instance_id in known and known[new.instance_id][2].finished
 
 
 def _instance_columns(new: NewInstance) -> tuple[object, ...]:
@@ -98,17 +108,25 @@ def existing_instances(
     return found
 
 
-def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str]]) -> list[Status | None]:
-    """Put events (instance id, event) into inboxes; return the status of each instance, None where there is none."""
-    known = existing_instances(connection, {instance_id for instance_id, _ in sends})
+def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str, Iterable[str]]]) -> list[Status | None]:
+    """Put events into inboxes; return the status of each instance, None where there is none.
+
+    Args:
+        connection: inside a transaction.
+        sends: instance id, event, and digests of the content that came with the event.
+    """
+    known = existing_instances(connection, {instance_id for instance_id, _, _ in sends})
     statuses: list[Status | None] = []
     rows: list[object] = []
-    for instance_id, event in sends:
+    held: list[tuple[str, set[str]]] = []
+    for instance_id, event, blobs in sends:
         found = known.get(instance_id)
         statuses.append(None if found is None else found[2])
         if found is not None and not found[2].finished:
             rows.append((found[0], event))
+            held.append((holder_of(found[0]), targets_in(event, blobs)))
     fill_inboxes(connection, rows)
+    note_references(connection, held)
     return statuses
 
 

@@ -11,9 +11,9 @@ from perdure.components.history.sqlite.accepting import (
     attribute_rows,
     fill_inboxes,
     insert_instances,
-    parameter,
     send_events,
 )
+from perdure.components.history.sqlite.parameters import parameter
 from perdure.ports.history_store import Changes, Episode, Started
 
 _UNFINISHED_CHILDREN = """
@@ -42,7 +42,7 @@ def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -
     changes = [(episode, episode.changes) for episode in episodes if episode.changes is not None]
     inbox: list[object] = []
     told = _start_children(connection, changes, inbox)
-    sends = [(send.instance_id, send.event) for _, change in changes for send in change.sends]
+    sends = [(send.instance_id, send.event, episode.blobs) for episode, change in changes for send in change.sends]
     if sends:
         send_events(connection, sends)
     to_children = [(episode.key, change.to_children) for episode, change in changes if change.to_children is not None]

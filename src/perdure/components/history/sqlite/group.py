@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,9 +16,12 @@ import msgspec
 from perdure.base.codec import Link
 from perdure.base.errors import StaleLeaseError
 from perdure.base.faults import crash_point
-from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, parameter, send_events
+from perdure.components.history.references import holder_of, targets_in, targets_of_links
+from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, send_events
 from perdure.components.history.sqlite.changing import apply_changes
-from perdure.ports.history_store import Episode, Lease, NewInstance
+from perdure.components.history.sqlite.parameters import parameter
+from perdure.components.history.sqlite.purging import note_references
+from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance
 
 _BLOBS_PER_STATEMENT = 32
 
@@ -64,9 +67,11 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """Any other change, made by a function inside the transaction."""
+    """Any other change, made by a function inside the transaction, after its content and links are stored."""
 
     change: Callable[[sqlite3.Connection], Any]
+    blobs: Mapping[str, bytes] = NO_BLOBS
+    links: Sequence[Link] = ()
 
 
 Submission = NewInstance | Append | Send | Run
@@ -98,6 +103,8 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
         _appends(connection, store, live, appends, outcomes)
         _sends(connection, sends, outcomes)
         for index, run in runs:
+            if run.links:
+                connection.execute(_INSERT_LINKS, parameter(_link_rows(run.links)))
             outcomes[index] = run.change(connection)
         crash_point("store.in_transaction")
         connection.execute("COMMIT")
@@ -144,6 +151,7 @@ def _appends(
     parked: list[object] = []
     finished: list[int] = []
     changing: list[tuple[int, Episode]] = []
+    held: list[tuple[str, set[str]]] = []
     for index, append in appends:
         episode = append.episode
         if append.lease.token not in live:
@@ -153,6 +161,8 @@ def _appends(
         if episode.changes is not None:
             changing.append((index, episode))
         rows.append((episode.key, episode.seq, episode.at, episode.events))
+        if episode.blobs or '{"$' in episode.events:
+            held.append((holder_of(episode.key), targets_in(episode.events, episode.blobs)))
         links.extend(episode.links)
         consumed.extend(episode.consumed)
         if episode.park is not None:
@@ -169,7 +179,7 @@ def _appends(
         outcomes.update((index, told) for (index, _), told in zip(changing, started, strict=True))
     steps = (
         (INSERT_HISTORY, rows),
-        (_INSERT_LINKS, [(n.root, n.depth, n.digest, n.parent, n.message) for n in links]),
+        (_INSERT_LINKS, _link_rows(links)),
         (_DELETE_CONSUMED, consumed),
         (_DELETE_INBOX, finished),
         (_PARK, parked),
@@ -177,11 +187,17 @@ def _appends(
     for statement, parameters in steps:
         if parameters:
             connection.execute(statement, parameter(parameters))
+    if held or links:
+        note_references(connection, [*held, *targets_of_links(links).items()])
+
+
+def _link_rows(links: Iterable[Link]) -> list[object]:
+    return [(link.root, link.depth, link.digest, link.parent, link.message) for link in links]
 
 
 def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
     if sends:
-        statuses = send_events(connection, [(send.instance_id, send.event) for _, send in sends])
+        statuses = send_events(connection, [(send.instance_id, send.event, send.blobs) for _, send in sends])
         outcomes.update((index, status) for (index, _), status in zip(sends, statuses, strict=True))
 
 
@@ -191,7 +207,7 @@ def _compressed(group: list[Submission]) -> list[tuple[str, int, int, bytes]]:
     for item in group:
         if type(item) is Append:
             contents.update(item.episode.blobs)
-        elif type(item) is NewInstance or type(item) is Send:
+        elif not isinstance(item, Append):
             contents.update(item.blobs)
     return [_stored(address, content) for address, content in contents.items()]
 

@@ -8,8 +8,9 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,15 +32,21 @@ from perdure.components.history.sqlite.connection import (
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.leases import LeaseRow, LeaseWatch, WorkerLock, is_abandoned, remove_lock
+from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
+from perdure.components.history.sqlite.purging import purge
+from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
+    EVERYTHING,
     NO_BLOBS,
     Appended,
     Claimed,
     Episode,
+    InstanceQuery,
     InstanceRecord,
     Lease,
     NewInstance,
+    Restored,
     Signal,
     Started,
 )
@@ -79,6 +86,11 @@ FROM (
     ORDER BY instance, seq
 )
 """
+_ROWS = """
+SELECT seq, at, events FROM history JOIN instance ON instance.key = history.instance
+WHERE instance = ? AND (seq = 0 OR seq >= base) ORDER BY seq
+"""
+_PURGED_AT_ONCE = 100
 _RELEASE = """
 UPDATE instance SET
     owner = NULL, waits = :waits,
@@ -88,13 +100,6 @@ UPDATE instance SET
     END
 WHERE key = :key AND owner = :token
 """
-_RECORD = """
-SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries, parent,
-    custom_status,
-    (SELECT json_group_object(attribute.name, json(value)) FROM attribute WHERE attribute.instance = instance.key)
-FROM instance LEFT JOIN worker ON worker.token = instance.owner
-"""
-_COLUMNS = tuple(field.name for field in msgspec.structs.fields(InstanceRecord))
 
 
 class SQLiteHistoryStore:
@@ -186,8 +191,13 @@ class SQLiteHistoryStore:
             raise StoreUnavailableError(self.name, "the store is not open")
         return self._writer
 
-    async def _change(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        result: T = await self._writing().request(Run(change))
+    async def _change(
+        self,
+        change: Callable[[sqlite3.Connection], T],
+        blobs: Mapping[str, bytes] = NO_BLOBS,
+        links: Sequence[Link] = (),
+    ) -> T:
+        result: T = await self._writing().request(Run(change, blobs, links))
         return result
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -422,27 +432,37 @@ class SQLiteHistoryStore:
 
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""
-        parameter = msgspec.json.encode(list(instance_ids)).decode()
-        statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
+        wanted = list(instance_ids)
+        return await self._read(lambda connection: records_by_id(connection, wanted))
 
-        def query(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
-            return {row[1]: _record(row) for row in connection.execute(statement, (parameter,))}
+    async def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first."""
+        return await self._read(lambda connection: records(connection, query))
 
-        return await self._read(query)
+    async def rows(self, key: int) -> list[tuple[int, float, str]]:
+        """Return the rows of an instance as they are stored."""
+        return await self._read(lambda connection: list(connection.execute(_ROWS, (key,))))
 
-    async def instances(
-        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
-    ) -> list[InstanceRecord]:
-        """Return a page of instances, the newest first."""
-        conditions = {"status = ?": status, "workflow = ?": workflow, "instance.key < ?": before}
-        chosen = {text: value for text, value in conditions.items() if value is not None}
-        where = " WHERE " + " AND ".join(chosen) if chosen else ""
-        statement = f"{_RECORD}{where} ORDER BY instance.key DESC LIMIT ?"
+    async def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories."""
+        blobs = {address: content for one in restored for address, content in one.blobs.items()}
+        links = [link for one in restored for link in one.links]
+        return await self._change(partial(restore, restored=restored), blobs, links)
 
-        def query(connection: sqlite3.Connection) -> list[InstanceRecord]:
-            return [_record(row) for row in connection.execute(statement, (*chosen.values(), limit))]
+    async def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of instances that ended before a time."""
+        parameters: dict[str, object] = {"app_id": app_id, "workflow": workflow, "until": until, "limit": limit}
+        parameters["status"] = msgspec.json.encode(list(status)).decode()
+        return await self._read(partial(expired_keys, parameters=parameters))
 
-        return await self._read(query)
+    async def purge(self, keys: Collection[int]) -> int:
+        """Delete instances that have ended, a few at a time."""
+        chosen, purged = list(keys), 0
+        for begin in range(0, len(chosen), _PURGED_AT_ONCE):
+            purged += await self._change(partial(purge, keys=chosen[begin : begin + _PURGED_AT_ONCE]))
+        return purged
 
     async def version(self) -> int:
         """Return SQLite's counter of changes by other connections."""
@@ -495,10 +515,3 @@ def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
         Claimed(key=key, instance_id=name, workflow=workflow, next_seq=seq, signals=tuple(signals.get(key, ())))
         for key, name, workflow, seq in msgspec.json.decode(connection.execute(_CLAIMED, parameter).fetchone()[0])
     ]
-
-
-def _record(row: tuple[Any, ...]) -> InstanceRecord:
-    known = dict(zip(_COLUMNS, row, strict=True))
-    known["status"] = Status(known["status"])
-    known["attributes"] = msgspec.json.decode(known["attributes"])
-    return InstanceRecord(**known)
