@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -104,3 +105,27 @@ def is_abandoned(path: Path) -> bool:
 def remove_lock(path: Path) -> None:
     """Remove the lock file that a dead worker left."""
     path.unlink(missing_ok=True)
+
+
+def lease_rows(connection: sqlite3.Connection) -> list[LeaseRow]:
+    """Return all workers that the store knows."""
+    rows = connection.execute("SELECT token, lock_file, lease_seconds, renewals FROM worker")
+    return [LeaseRow(*row) for row in rows]
+
+
+def renew_leases(connection: sqlite3.Connection, tokens: Iterable[int], lease_seconds: float) -> None:
+    """Show that some workers live, and how long they may be silent from now on."""
+    statement = (
+        "UPDATE worker SET renewals = renewals + 1, lease_seconds = ? WHERE token IN (SELECT value FROM json_each(?))"
+    )
+    connection.execute(statement, (lease_seconds, msgspec.json.encode(list(tokens)).decode()))
+
+
+def end_leases(connection: sqlite3.Connection, tokens: Sequence[int], *, recovered: bool) -> int:
+    """Remove some workers and free their instances; return how many those were."""
+    parameter = msgspec.json.encode(tokens).decode()
+    chosen = "IN (SELECT value FROM json_each(?))"
+    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608 - no foreign text
+    # Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
+    statement = f"UPDATE instance SET owner = NULL, due = 0, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
+    return connection.execute(statement, (int(recovered), parameter)).rowcount

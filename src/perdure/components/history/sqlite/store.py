@@ -31,7 +31,8 @@ from perdure.components.history.sqlite.connection import (
 )
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
-from perdure.components.history.sqlite.leases import LeaseRow, LeaseWatch, WorkerLock, is_abandoned, remove_lock
+from perdure.components.history.sqlite.lease_keeper import LeaseKeeper
+from perdure.components.history.sqlite.leases import WorkerLock, end_leases, remove_lock
 from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
 from perdure.components.history.sqlite.restoring import restore
@@ -117,9 +118,7 @@ class SQLiteHistoryStore:
         self._path = Path(os.path.realpath(path))
         self._lease_seconds = lease_seconds
         self._busy_timeout = busy_timeout
-        self._locks: dict[int, WorkerLock] = {}
-        self._renew_at = 0.0
-        self._watch = LeaseWatch()
+        self._leases = LeaseKeeper(self._path, lease_seconds)
         self._identity: tuple[int, int] | None = None
         self._replaced = False
         self._log_is_doubtful = False
@@ -161,7 +160,7 @@ class SQLiteHistoryStore:
         """Commit what was submitted, then close the file."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            if self._locks:
+            if self._leases.locks:
                 await self._give_up_leases(writer)
             await writer.close()
         if self._readers is not None:
@@ -172,14 +171,14 @@ class SQLiteHistoryStore:
     async def _give_up_leases(self, writer: Writer) -> None:
         """End what nobody left: whoever looks for dead workers need not wait for their time limit."""
         try:
-            await writer.request(Run(lambda connection: self._renew_leases(connection, 0.0)))
+            await writer.request(Run(self._leases.give_up))
         except StoreError:
-            for lock in self._locks.values():
-                lock.abandon()
+            end = WorkerLock.abandon
         else:
-            for lock in self._locks.values():
-                lock.release()
-        self._locks.clear()
+            end = WorkerLock.release
+        for lock in self._leases.locks.values():
+            end(lock)
+        self._leases.locks.clear()
 
     def _close_connections(self) -> None:
         for connection in self._connections:
@@ -246,64 +245,38 @@ class SQLiteHistoryStore:
         except BaseException:
             lock.release()
             raise
-        self._locks[token] = lock
+        self._leases.locks[token] = lock
         return Lease(token, worker)
 
     async def leave(self, lease: Lease) -> None:
         """End a lease; its instances are free at once."""
-        await self._change(lambda connection: _end_leases(connection, [lease.token], recovered=False))
-        lock = self._locks.pop(lease.token, None)
+        await self._change(lambda connection: end_leases(connection, [lease.token], recovered=False))
+        lock = self._leases.locks.pop(lease.token, None)
         if lock is not None:
             lock.release()
 
     async def reap(self) -> int:
         """End the leases of workers whose process is gone or silent."""
-        found = await self._read(self._dead)
-        if not found:
+        dead = await self._read(self._leases.dead)
+        if not dead:
             return 0
         # Whatever comes of it: who is not ended now is watched anew.
-        self._watch = LeaseWatch()
-        asked_at = time.monotonic()
-
-        def end(connection: sqlite3.Connection) -> tuple[int, list[LeaseRow]]:
-            # After a wait nobody is ended: the store was locked, so that nobody could renew a lease either, and who
-            # comes first now is chance.
-            waited = time.monotonic() - asked_at > self._lease_seconds / 4
-            ended = [] if waited else [row for row in _leases(connection) if row in found]
-            return _end_leases(connection, [row.token for row in ended], recovered=True), ended
-
-        freed, ended = await self._change(end)
+        self._leases.watch_anew()
+        freed, ended = await self._change(partial(self._leases.end, dead=dead, asked_at=time.monotonic()))
         for row in ended:
             remove_lock(self._path.parent / row.lock_file)
         return freed
 
-    def _dead(self, connection: sqlite3.Connection) -> list[LeaseRow]:
-        mine = set(self._locks)
-        rows = [row for row in _leases(connection) if row.token not in mine]
-        silent = self._watch.silent(rows, time.monotonic())
-        return [row for row in rows if row in silent or is_abandoned(self._path.parent / row.lock_file)]
-
     def _renew(self, connection: sqlite3.Connection) -> None:
-        now = time.monotonic()
-        if not self._locks or now < self._renew_at:
+        if not self._leases.wants_renewal:
             return
         try:
             self._require_file()
-            self._renew_leases(connection, self._lease_seconds)
+            self._leases.renew(connection)
         except (sqlite3.Error, StoreError):
             # The disk is full or the store is locked for a moment: the lease is renewed at the next occasion. Nobody
             # else can renew his meanwhile: that silence is not counted.
-            self._watch = LeaseWatch()
-            return
-        self._renew_at = now + self._lease_seconds / 4
-
-    def _renew_leases(self, connection: sqlite3.Connection, lease_seconds: float) -> None:
-        tokens = msgspec.json.encode(list(self._locks)).decode()
-        statement = (
-            "UPDATE worker SET renewals = renewals + 1, lease_seconds = ? "
-            "WHERE token IN (SELECT value FROM json_each(?))"
-        )
-        connection.execute(statement, (lease_seconds, tokens))
+            self._leases.watch_anew()
 
     # -- instances
 
@@ -490,20 +463,6 @@ class SQLiteHistoryStore:
             }
 
         return await self._read(query)
-
-
-def _leases(connection: sqlite3.Connection) -> list[LeaseRow]:
-    rows = connection.execute("SELECT token, lock_file, lease_seconds, renewals FROM worker")
-    return [LeaseRow(*row) for row in rows]
-
-
-def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered: bool) -> int:
-    parameter = msgspec.json.encode(tokens).decode()
-    chosen = "IN (SELECT value FROM json_each(?))"
-    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608
-    # Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
-    statement = f"UPDATE instance SET owner = NULL, due = 0, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
-    return connection.execute(statement, (int(recovered), parameter)).rowcount
 
 
 def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
