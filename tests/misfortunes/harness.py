@@ -148,6 +148,11 @@ def facts_of(store: Path) -> dict[str, InstanceRecord]:
     return asyncio.run(look())
 
 
+def ended_in(records: Records) -> set[str]:
+    """Return the runs whose end is recorded."""
+    return {run for run, rows in records.histories.items() if isinstance(rows[-1].events[-1], ExecutionCompleted)}
+
+
 def require_complete(store: Path, ledger: Path, runs: set[str]) -> Records:
     """Require that the store holds just these runs, each completed, with every booking recorded once and made."""
     records = read_records(store)

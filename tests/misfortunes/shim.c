@@ -3,9 +3,10 @@
    The file named by FAULTS_CONTROL holds a struct control. It is mapped into the process and into the test, which may
    change it at any time. Faults strike the files whose path contains `pattern`.
 
-   FAULTS_IMAGE names a folder with what the disk itself holds of those files. A successful flush brings there the pages
-   written since the last one. A failed flush forgets them, as Linux does: they stay readable in memory, count as clean,
-   and are never written. After a power cut the image is all that is left. */
+   FAULTS_IMAGE names a folder with what the disk itself holds of those files, for one process at a time. A successful
+   flush brings there the pages written since the last one. A failed flush forgets them, as Linux does: they stay
+   readable in memory, count as clean, and are never written. After a power cut the image is all that is left. Which
+   pages wait for a flush is kept beside it in `*.unflushed`, and outlives the process, as the system's memory does. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -40,7 +41,7 @@ struct control {
 
 struct unflushed {
     char path[NAME];
-    uint8_t pages[PAGES];
+    uint8_t *pages;
 };
 
 static struct control healthy;
@@ -97,47 +98,56 @@ static int unlucky(int odds) {
 
 /* -- what the disk holds */
 
-static struct unflushed *pages_of(const char *path) {
-    for (int i = 0; i < FILES; i++) {
-        if (!unflushed[i].path[0])
-            strncpy(unflushed[i].path, path, NAME - 1);
-        if (strcmp(unflushed[i].path, path) == 0)
-            return &unflushed[i];
-    }
-    fprintf(stderr, "faults: more than %d files\n", FILES);
-    abort();
+static void image_of(const char *path, const char *suffix, char *copy) {
+    snprintf(copy, 2 * NAME, "%s/%s%s", image, strrchr(path, '/') + 1, suffix);
 }
 
-static void image_of(const char *path, char *copy) {
-    snprintf(copy, 2 * NAME, "%s/%s", image, strrchr(path, '/') + 1);
+static uint8_t *pages_of(const char *path) {
+    char name[2 * NAME];
+    int i = 0;
+    while (unflushed[i].pages && strcmp(unflushed[i].path, path) != 0)
+        if (++i == FILES)
+            abort();
+    if (!unflushed[i].pages) {
+        image_of(path, ".unflushed", name);
+        int file = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (file < 0 || REAL(ftruncate64)(file, PAGES) < 0)
+            abort();
+        unflushed[i].pages = mmap(NULL, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        if (unflushed[i].pages == MAP_FAILED)
+            abort();
+        strncpy(unflushed[i].path, path, NAME - 1);
+        close(file);
+    }
+    return unflushed[i].pages;
 }
 
 static void note_written(const char *path, off_t at, ssize_t size) {
     if (!image || !path[0] || size <= 0)
         return;
     pthread_mutex_lock(&lock);
-    struct unflushed *pages = pages_of(path);
+    uint8_t *pages = pages_of(path);
     for (off_t page = at / PAGE; page <= (at + size - 1) / PAGE && page < PAGES; page++)
-        pages->pages[page] = 1;
+        pages[page] = 1;
     pthread_mutex_unlock(&lock);
 }
 
 static void flush_to_image(int file, const char *path, int forget) {
     char copy[2 * NAME], content[PAGE];
     pthread_mutex_lock(&lock);
-    struct unflushed *pages = pages_of(path);
-    image_of(path, copy);
+    uint8_t *pages = pages_of(path);
+    image_of(path, "", copy);
     int disk = open(copy, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     struct stat facts;
     if (disk < 0 || fstat(file, &facts) < 0)
         abort();
     for (off_t page = 0; page < PAGES; page++) {
-        if (pages->pages[page] && !forget) {
+        if (pages[page] && !forget) {
             ssize_t size = pread(file, content, PAGE, page * PAGE);
             if (size > 0 && REAL(pwrite64)(disk, content, size, page * PAGE) != size)
                 abort();
         }
-        pages->pages[page] = 0;
+        pages[page] = 0;
     }
     if (!forget && REAL(ftruncate64)(disk, facts.st_size) < 0)
         abort();
@@ -165,6 +175,7 @@ ssize_t write(int file, const void *data, size_t size) {
     if (refuses_write(file, path))
         return -1;
     off_t at = path[0] ? lseek(file, 0, SEEK_CUR) : 0;
+    note_written(path, at, size); /* before as well: the process may be killed at once after the write */
     ssize_t done = REAL(write)(file, data, size);
     note_written(path, at, done);
     return done;
@@ -174,6 +185,7 @@ ssize_t pwrite64(int file, const void *data, size_t size, off64_t at) {
     char path[NAME];
     if (refuses_write(file, path))
         return -1;
+    note_written(path, at, size);
     ssize_t done = REAL(pwrite64)(file, data, size, at);
     note_written(path, at, done);
     return done;
@@ -213,8 +225,11 @@ int unlink(const char *path) {
     char copy[2 * NAME];
     int done = REAL(unlink)(path);
     if (done == 0 && image && strchr(path, '/') && struck_path(path)) {
-        image_of(path, copy);
+        image_of(path, "", copy);
         REAL(unlink)(copy);
+        pthread_mutex_lock(&lock);
+        memset(pages_of(path), 0, PAGES);
+        pthread_mutex_unlock(&lock);
     }
     return done;
 }

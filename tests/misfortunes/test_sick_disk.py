@@ -9,13 +9,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.chaos.harness import Records, read_records
+from tests.chaos.harness import read_records
 from tests.components.history.child import Child
 from tests.misfortunes.faults import Faults
-from tests.misfortunes.harness import Sailor, bookings, require_complete, require_once, until
+from tests.misfortunes.harness import Sailor, bookings, ended_in, require_complete, require_once, until
 from tests.misfortunes.sailor import Voyage
-
-from perdure.base.events import ExecutionCompleted
 
 
 def voyage_in(folder: Path, name: str = "run", **others: object) -> Voyage:
@@ -26,10 +24,6 @@ def voyage_in(folder: Path, name: str = "run", **others: object) -> Voyage:
 
 def runs_of(*voyages: Voyage) -> set[str]:
     return {f"{voyage.name}-{n}" for voyage in voyages for n in range(voyage.errands)}
-
-
-def ended_in(records: Records) -> set[str]:
-    return {run for run, rows in records.histories.items() if isinstance(rows[-1].events[-1], ExecutionCompleted)}
 
 
 def test_runs_outlast_flushes_that_fail_for_a_while(faults: Faults, tmp_path: Path):
