@@ -43,8 +43,9 @@ class Disk:
             store=str(self.store),
             ledger=str(self._folder / "ledger"),
             name=f"life-{self._lives}",
-            errands=30,
-            bulk=20_000,
+            errands=60,
+            bulk=5_000,
+            pace=0.03,
             lease_seconds=0.3,
         )
         with Sailor(voyage, self._faults.environment(self._image)) as sailor:
