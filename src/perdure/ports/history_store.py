@@ -345,8 +345,8 @@ class HistoryStore(Protocol):
     async def reap(self) -> int:
         """End the leases of dead workers as :meth:`leave` does, and return how many instances that set free.
 
-        A worker is dead when its process is gone, or when it has not renewed its lease in time. Each instance that
-        it owned counts one recovery more.
+        A worker is dead when its process is gone, or when it has not renewed its lease in time. Wall clocks have no say
+        in that: they jump. Each instance that it owned counts one recovery more.
         """
         ...
 
