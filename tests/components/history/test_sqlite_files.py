@@ -27,7 +27,7 @@ from perdure.base.errors import (
 )
 from perdure.base.ids import digest
 from perdure.components.history.sqlite import SQLiteHistoryStore, writer
-from perdure.components.history.sqlite.connection import connect, migrations, preallocate_log
+from perdure.components.history.sqlite.connection import APPLICATION_ID, connect, migrations, preallocate_log
 from perdure.components.history.sqlite.group import Append
 from perdure.ports.history_store import Episode, NewInstance
 
@@ -444,3 +444,21 @@ def test_the_log_is_not_preallocated_while_another_process_writes_to_it(tmp_path
         assert log.stat().st_size > 4_000_000
         writing.execute("INSERT INTO t VALUES (1)")
         assert opening.execute("SELECT x FROM t").fetchall() == [(1,)]
+
+
+def test_a_store_of_the_second_schema_is_brought_forward_with_its_workers(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with closing(sqlite3.connect(path)) as connection:
+        for script in migrations()[:2]:
+            connection.executescript(script)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("INSERT INTO worker (name, lock_file, expires_at) VALUES ('old', 'gone', 9e9)")
+        connection.commit()
+
+    async def look(store: SQLiteHistoryStore) -> None:
+        assert (await store.check())["workers"] == 1
+        assert await store.reap() == 0
+        assert (await store.check())["workers"] == 1, "it has as long as a lease lasts, from now on"
+
+    with_store(path, look)
