@@ -22,6 +22,7 @@ from perdure.ports.history_store import Claimed, HistoryStore, Signal
 
 _log = logging.getLogger("perdure.scheduler")
 _CLAIMS_AT_ONCE = 256
+_JUMP_SECONDS = 0.1
 
 
 class Scheduler:
@@ -60,6 +61,7 @@ class Scheduler:
         self._seen_version = -1
         self._was_full = False
         self._lease_lost = False
+        self._drift = 0.0
 
     def poke(self) -> None:
         """Look for work at once: something was started, signalled or registered in this process."""
@@ -106,7 +108,15 @@ class Scheduler:
             async with asyncio.timeout(wait):
                 await self._news.wait()
 
+    def _note_jump(self) -> None:
+        """Arm wake-ups anew after a jump of the wall clock: they run by the event loop's clock, which never jumps."""
+        drift = self._clock.now() - asyncio.get_running_loop().time()
+        if abs(drift - self._drift) > _JUMP_SECONDS:
+            self._drift = drift
+            self._worker.rearm()
+
     async def _round(self) -> None:
+        self._note_jump()
         if self._lease_lost:
             await self._rejoin()
         told = self._news.is_set()

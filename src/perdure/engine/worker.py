@@ -470,6 +470,12 @@ class Worker:
         if at is not None:
             held.timer = self._loop.call_later(max(0.0, at - self._clock.now()), self._advance, held)
 
+    def rearm(self) -> None:
+        """Arm the wake-ups of all instances in hand anew, after the wall clock has jumped."""
+        for held in self.held.values():
+            if held.timer is not None:
+                self._arm(held)
+
     # -- the end
 
     async def stop(self) -> None:
