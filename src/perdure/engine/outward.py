@@ -178,14 +178,14 @@ _HANDLERS: dict[type, Callable[[_Writer, Any], None]] = {
 }
 
 
-def next_generation(execution: Execution) -> list[AnyEvent]:
-    """Return the first row of an instance's next generation."""
+def next_generation(execution: Execution, workflow: Workflow) -> list[AnyEvent]:
+    """Return the first row of an instance's next generation, which goes on with the given code."""
     end = execution.continued
     assert end is not None
     started = ExecutionStarted(
-        name=execution.workflow.name,
+        name=workflow.name,
         input=end.input,
-        version=execution.workflow.keys[0].partition("@")[2],
+        version=workflow.keys[0].partition("@")[2],
         generation=execution.generation + 1,
         parent=execution.parent,
     )

@@ -79,6 +79,11 @@ class Workflow(Protocol):
         ...
 
     @property
+    def newest(self) -> Workflow:
+        """What instances go on with that continue as new."""
+        ...
+
+    @property
     def retention(self) -> Retention | None:
         """How long its instances are kept after their end; None for the worker's own rule."""
         ...

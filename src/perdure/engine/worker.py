@@ -266,8 +266,12 @@ class Worker:
             return
         held.busy = True
         execution = held.execution
+        events = decisions.events
+        if execution.continued is not None:
+            held.workflow = held.workflow.newest
+            events = next_generation(execution, held.workflow)
+            turnout = held.put_back(turnout, decisions.taken)
         new_key = held.new_key()
-        events = decisions.events if execution.continued is None else next_generation(execution)
         episode = Episode(
             key=held.key,
             seq=held.next_seq,
@@ -353,9 +357,8 @@ class Worker:
             self._news()
 
     def _renew(self, held: Held) -> None:
-        """Begin the next generation of an instance, with the newest code that is known here."""
-        held.abandon()
-        held.workflow = self.workflows.get(held.workflow.name, held.workflow)
+        """Begin the next generation of an instance."""
+        held.renew()
         held.busy = True
         self._chore(self._reload(held))
 
