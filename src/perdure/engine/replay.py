@@ -116,6 +116,11 @@ class Decisions(msgspec.Struct, gc=False):
 
 
 class Execution(Requests):
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to record."""
+        return not self.events and self.custom_status is None and not self.attributes
+
     """One instance's workflow function in the course of its history.
 
     Args:
@@ -177,8 +182,10 @@ class Execution(Requests):
             replaying_now.reset(quiet)
             self.replaying = False
             self._resolved = NOTHING
-            self._status_known = self.custom_status
-            self.attributes = {}
+            if self.replaying:
+                # What the beginning of a new run sets is recorded with its first episode.
+                self._status_known = self.custom_status
+                self.attributes = {}
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""

@@ -261,7 +261,7 @@ class Worker:
             self._begin_stall(held, f"{type(error).__name__}: {error}")
             return
         park = self._park(held)
-        if not decisions.events:
+        if decisions.empty and not turnout.consumed:
             self._nothing_happened(held, park)
             return
         held.busy = True
