@@ -263,10 +263,11 @@ class Execution(Requests):
     def _adopt(self, recorded: Action) -> None:
         """Let what is recorded stand in for what the code of today would have asked: policies, times, inputs."""
         match recorded:
-            case TaskScheduled():
-                self._calls[recorded.id].adopt(recorded)
-            case SubOrchestrationInstanceCreated(detached=False):
-                self._children[recorded.id].adopt(recorded)
+            case TaskScheduled() | SubOrchestrationInstanceCreated():
+                # One that was cancelled at once is not open any more.
+                call = (self._calls if isinstance(recorded, TaskScheduled) else self._children).get(recorded.id)
+                if call is not None:
+                    call.adopt(recorded)
             case TimerCreated(id=timer_id, fire_at=fire_at):
                 if timer_id in self._timers:
                     self._timers[timer_id] = (fire_at, self._timers[timer_id][1])

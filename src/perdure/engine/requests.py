@@ -236,11 +236,12 @@ class Requests(OpenWork):
             if task.done:
                 continue
             if isinstance(task.source, list):
-                self.cancel(task.source)  # a task made of others
+                self.cancel(task.source)
             else:
                 self._withdraw(task)
-            task.reject(TaskCancelledError(task.reason or "a task"))
 
+            # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            task.reject(TaskCancelledError(task.reason or "a task"))
     def _withdraw(self, task: Task[Any]) -> None:
         match task.source:
             case Call() as call:
@@ -282,12 +283,16 @@ class Requests(OpenWork):
         self.custom_status = bytes(encoded.raw).decode()
 
     def set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
+        if self.evicted:
+            return
         """Set custom attributes, by which instances are found.
 
         Raises:
             UsageError: a name or a value is of another kind.
         """
-        self.attributes.update(usable_attributes(attributes))
+        usable = usable_attributes(attributes)
+        if not self.evicted:
+            self.attributes.update(usable)
 
     def is_patched(self, patch: str) -> bool:
         """Whether this run goes the way of a patch: one that came to this place for the first time after it does."""
@@ -311,7 +316,7 @@ class Requests(OpenWork):
         return self._random
 
     def _note(self, name: str, value: Any) -> None:
-        if not self.replaying:
+        if not self.replaying and not self.evicted:
             self._notes.append(EventRaised(name=name, input=encode(value).raw))
 
     def _new_id(self) -> int:
