@@ -173,8 +173,9 @@ class OpenWork:
 
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
-        unread = [one for queue in self._unread.values() for one in queue]
-        return tuple(one.event for one in sorted(unread, key=lambda one: one.number))
+        unread = sorted((one for queue in self._unread.values() for one in queue), key=lambda one: one.number)
+        held_back = (event for event in self._held_back if isinstance(event, EventRaised))
+        return (*(one.event for one in unread), *held_back)
 
     def _open_timers(self) -> list[tuple[int, float]]:
         timers = [(timer_id, at) for timer_id, (at, _) in self._timers.items()]

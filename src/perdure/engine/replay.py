@@ -102,6 +102,7 @@ class Decisions(msgspec.Struct, gc=False):
         blobs: content that the actions refer to.
         links: conversation links that the actions refer to.
         resolved: what decoding the actions' inputs in this process needs.
+        taken: how many of the new events were looked at: the others came after the end of the function.
         custom_status: what the code set in this episode, as JSON; None when it set nothing else than before.
         attributes: those that the code set in this episode.
     """
@@ -111,16 +112,17 @@ class Decisions(msgspec.Struct, gc=False):
     blobs: dict[str, bytes]
     links: list[Link]
     resolved: Resolved
+    taken: int = 0
     custom_status: str | None = None
     attributes: dict[str, Attribute] | None = None
 
-
-class Execution(Requests):
     @property
     def empty(self) -> bool:
         """Whether there is nothing to record."""
         return not self.events and self.custom_status is None and not self.attributes
 
+
+class Execution(Requests):
     """One instance's workflow function in the course of its history.
 
     Args:
@@ -180,12 +182,12 @@ class Execution(Requests):
             raise
         finally:
             replaying_now.reset(quiet)
-            self.replaying = False
-            self._resolved = NOTHING
             if self.replaying:
                 # What the beginning of a new run sets is recorded with its first episode.
                 self._status_known = self.custom_status
                 self.attributes = {}
+            self.replaying = False
+            self._resolved = NOTHING
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -194,16 +196,18 @@ class Execution(Requests):
         self.now = now
         events: list[AnyEvent] = []
         actions: list[Action] = []
+        taken = 0
         self._collect(events, actions)
         for event in incoming:
             if self.ended:
                 break
+            taken += 1
             if not self._expects(event):
                 continue
             events.append(event)
             self._apply(event)
             self._collect(events, actions)
-        decisions = Decisions(events, actions, self._blobs, self._links, self._beside())
+        decisions = Decisions(events, actions, self._blobs, self._links, self._beside(), taken)
         if self.custom_status != self._status_known:
             decisions.custom_status = self._status_known = self.custom_status
         if self.attributes:

@@ -367,7 +367,9 @@ class Worker:
             return
         assert held.execution is not None
         while held.to_start:
-            self._start(held, held.to_start.pop(0), None, interrupted=False)
+            scheduled = held.to_start.pop(0)
+            if held.execution.is_pending(scheduled.id):
+                self._start(held, scheduled, None, interrupted=False)
         for action in decisions.actions:
             if type(action) is TaskScheduled and held.execution.is_pending(action.id):
                 at_hand = decisions.resolved if action.retry_of is None else None
@@ -442,7 +444,11 @@ class Worker:
         held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
+        generation = held.generation
         outcome = await self._activities.perform(call)
+        if held.generation != generation:
+            # It was cancelled, and answers nevertheless: to nobody.
+            return
         held.running.pop(call.scheduled.id, None)
         held.enqueue(outcome.event, outcome.resolved, outcome.links)
         self._advance(held)
