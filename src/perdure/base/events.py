@@ -336,6 +336,12 @@ def decode_event(text: str | bytes) -> AnyEvent:
     return event
 
 
+def ends_instance(text: str) -> bool:
+    """Whether an encoded event is a termination from outside."""
+    # As the encoder writes it: the tag first.
+    return text.startswith('{"type":"ExecutionTerminated"')
+
+
 def describe(event: AnyEvent | None) -> str:
     """Return one event as a person reads it, for error messages."""
     match event:

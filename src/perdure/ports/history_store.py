@@ -5,7 +5,8 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 * An instance is *owned* by one worker or by nobody. Only a worker's :meth:`HistoryStore.claim` and a start that names
   a lease give it an owner; parking it (``Episode.park``), its worker leaving and its worker's death take it away.
 * ``due`` says when an instance without owner wants attention: a time, or None for not before a signal arrives.
-  A signal makes the instance due at once.
+  A signal makes the instance due at once; but one that is PENDING only if it is its end (ExecutionTerminated): the
+  others wait for it in its inbox.
 * Every call that changes something is acknowledged after it is durable, never before; changes submitted earlier are
   never durable without those submitted by the same caller before them.
 * A commit under a lease that is no longer valid is refused with StaleLeaseError, and changes nothing.

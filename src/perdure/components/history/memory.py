@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
-from perdure.base.events import HistoryRow, Status, decode_events
+from perdure.base.events import HistoryRow, Status, decode_events, ends_instance
 from perdure.base.ids import digest
 from perdure.ports.history_store import (
     EVERYTHING,
@@ -338,7 +338,8 @@ class MemoryHistoryStore:
         self._last_position += 1
         instance.inbox[self._last_position] = event
         self._signalled.add(instance.key)
-        if instance.owner is None and (instance.due is None or instance.due > 0):
+        asleep = instance.status is Status.PENDING and not ends_instance(event)
+        if instance.owner is None and not asleep and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
 

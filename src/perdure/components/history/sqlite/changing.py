@@ -40,7 +40,7 @@ FROM json_each(?) WHERE instance.key = value->>0
 def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -> list[tuple[Started, ...] | None]:
     """Apply what episodes change beyond their rows; return how the child starts of each fared."""
     changes = [(episode, episode.changes) for episode in episodes if episode.changes is not None]
-    inbox: list[object] = []
+    inbox: list[tuple[int, str]] = []
     told = _start_children(connection, changes, inbox)
     sends = [(send.instance_id, send.event, episode.blobs) for episode, change in changes for send in change.sends]
     if sends:
@@ -68,7 +68,7 @@ def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -
 
 
 def _start_children(
-    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[object]
+    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[tuple[int, str]]
 ) -> list[tuple[Started, ...] | None]:
     calls = [(episode, start) for episode, change in changes for start in change.starts]
     if not calls:
