@@ -188,11 +188,18 @@ class SubOrchestrationInstanceCreated(Event, frozen=True, kw_only=True, omit_def
 
 
 class SubOrchestrationInstanceCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
-    """A child workflow returned; ``generation`` is the caller's when it called."""
+    """A child workflow returned.
+
+    Attributes:
+        task_id: the caller's decision.
+        generation: the caller's when it called.
+        instance_id: the child's; empty where it is not known.
+    """
 
     task_id: int
     result: msgspec.Raw = NULL
     generation: int = 0
+    instance_id: str = ""
 
 
 class SubOrchestrationInstanceFailed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
@@ -201,6 +208,7 @@ class SubOrchestrationInstanceFailed(Event, frozen=True, kw_only=True, omit_defa
     task_id: int
     failure: Failure
     generation: int = 0
+    instance_id: str = ""
 
 
 class EventSent(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):

@@ -189,7 +189,8 @@ class OpenWork:
             case TimerFired(timer_id=timer_id):
                 return timer_id in self._timers or timer_id in self._backoffs
             case SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
-                return event.task_id in self._children and event.generation == self.generation
+                call = self._children.get(event.task_id)
+                return call is not None and event.generation == self.generation and _is_of(event.instance_id, call)
             case _:
                 return True
 
@@ -216,6 +217,12 @@ class OpenWork:
             table.clear()
         self.asked.clear()
         self._held_back.clear()
+
+
+def _is_of(child: str, call: Call) -> bool:
+    """Whether a child workflow's end answers a call, and not one of an earlier run with the caller's id."""
+    assert isinstance(call.current, SubOrchestrationInstanceCreated)
+    return child in {"", call.current.instance_id}
 
 
 def _child_of(call: Call) -> dict[str, Any]:

@@ -158,13 +158,21 @@ class _Writer:
         told: AnyEvent
         if event.status is Status.COMPLETED:
             told = SubOrchestrationInstanceCompleted(
-                task_id=parent.task_id, result=event.result, generation=parent.generation
+                task_id=parent.task_id,
+                result=event.result,
+                generation=parent.generation,
+                instance_id=self._execution.instance_id,
             )
         else:
             failure = event.failure or Failure(error_type=event.status, message="")
             if event.status is Status.TERMINATED:
                 failure = msgspec.structs.replace(failure, non_retryable=True)
-            told = SubOrchestrationInstanceFailed(task_id=parent.task_id, failure=failure, generation=parent.generation)
+            told = SubOrchestrationInstanceFailed(
+                task_id=parent.task_id,
+                failure=failure,
+                generation=parent.generation,
+                instance_id=self._execution.instance_id,
+            )
         self.sends.append(Sending(parent.instance_id, encode_event(told)))
 
 

@@ -53,7 +53,8 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
         parent: id of the instance that called it, or None.
         attributes: its custom attributes.
-        replaces: an instance that has ended and has the same id makes way: it is purged.
+        replaces: an instance that has ended and has the same id makes way: it is purged, and with it the child
+            workflows below it that have ended.
     """
 
     instance_id: str

@@ -266,7 +266,7 @@ class EmbeddedRuntime:
         crash_point("start.after_commit")
         if not started.created and reuse == "terminate":
             await self.terminate(new.instance_id, "another run with this id takes its place")
-            await self._ends.of(new.instance_id)
+            await self._end_of_family(new.instance_id)
             await self._accept(new, encoded, "replace")
         elif not started.created:
             require_reusable(new, started, reuse)
@@ -275,6 +275,13 @@ class EmbeddedRuntime:
         elif self._worker is not None:
             held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1, new.workflow)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
+
+    async def _end_of_family(self, instance_id: str) -> None:
+        """Wait until a terminated instance has ended, and its child workflows, whose ids its successor may use."""
+        await self._ends.of(instance_id)
+        for child in await self.store.instances(InstanceQuery(parent=instance_id, limit=_CHILDREN)):
+            with contextlib.suppress(InstanceNotFoundError):
+                await self._end_of_family(child.instance_id)
 
     def look_for_work(self) -> None:
         """Look at once for runs to execute, for example after a workflow was registered."""

@@ -236,7 +236,7 @@ class MemoryHistoryStore:
     def _accept(self, new: NewInstance) -> Started:
         found = self._by_id.get(new.instance_id)
         if found is not None and new.replaces and found.status.finished:
-            self._forget(found)
+            self._forget_family(found)
             found = None
         created = found is None
         if found is None:
@@ -509,6 +509,12 @@ class MemoryHistoryStore:
         for one in ended:
             self._forget(one)
         return len(ended)
+
+    def _forget_family(self, one: _Instance) -> None:
+        for child in list(self._children.get(one.instance_id, ())):
+            if child.status.finished:
+                self._forget_family(child)
+        self._forget(one)
 
     def _forget(self, one: _Instance) -> None:
         self._version += 1

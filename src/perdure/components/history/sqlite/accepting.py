@@ -13,7 +13,7 @@ import msgspec
 from perdure.base.events import Status, ends_instance
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.components.history.sqlite.purging import note_references, purge
+from perdure.components.history.sqlite.purging import note_references, purge, with_descendants
 from perdure.ports.history_store import NewInstance, Started
 
 _json = msgspec.json.Encoder()
@@ -49,7 +49,7 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
     known = existing_instances(connection, {new.instance_id for new in news})
     replaced = [known.pop(new.instance_id)[0] for new in news if new.replaces and _has_ended(known, new)]
     if replaced:
-        purge(connection, replaced)
+        purge(connection, with_descendants(connection, replaced))
     key: int = connection.execute("SELECT value FROM counter").fetchone()[0]
     outcomes: list[Started] = []
     instances: list[object] = []
