@@ -103,7 +103,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ChildStart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A child workflow to accept together with the episode that called it.
+    """A child workflow to accept together with the episode that called it; its content is the episode's.
 
     Attributes:
         new: the child.

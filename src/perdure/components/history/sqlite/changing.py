@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import islice
 
+import msgspec
+
 from perdure.components.history.sqlite.accepting import (
     INSERT_ATTRIBUTES,
     attribute_rows,
@@ -73,7 +75,9 @@ def _start_children(
     calls = [(episode, start) for episode, change in changes for start in change.starts]
     if not calls:
         return [None] * len(changes)
-    started = insert_instances(connection, [start.new for _, start in calls])
+    # What a child's input refers to, however deep, is among the content that came with the episode.
+    news = [msgspec.structs.replace(start.new, blobs=episode.blobs) for episode, start in calls]
+    started = insert_instances(connection, news)
     for (episode, start), outcome in zip(calls, started, strict=True):
         if not outcome.created and start.refused is not None:
             inbox.append((episode.key, start.refused))
