@@ -203,7 +203,7 @@ class SubOrchestrationInstanceCompleted(Event, frozen=True, kw_only=True, omit_d
 
 
 class SubOrchestrationInstanceFailed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
-    """A child workflow failed, was terminated, or could not be started."""
+    """A child workflow failed, was terminated, or could not be started; attributes as above."""
 
     task_id: int
     failure: Failure

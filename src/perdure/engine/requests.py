@@ -22,7 +22,7 @@ from perdure.base.events import (
     TaskScheduled,
     TimerCreated,
 )
-from perdure.base.ids import require_usable_id
+from perdure.base.ids import require_text, require_usable_id
 from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, PATCHED, TERMINATE
 from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
@@ -105,10 +105,11 @@ class Requests(OpenWork):
 
         Raises:
             NotSerializableError: the argument is not data.
-            UsageError: the timeout is no positive number.
+            UsageError: the timeout is no positive number, or the policy no RetryPolicy.
         """
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
+        _require_policy(retry)
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
@@ -149,6 +150,7 @@ class Requests(OpenWork):
         """
         if instance_id is not None:
             require_usable_id(instance_id)
+        _require_policy(retry)
         if self.evicted:
             return "", _unreachable()
         encoded = self._keep(encode(argument, f"the input of child workflow {name!r}"))
@@ -182,7 +184,7 @@ class Requests(OpenWork):
             NotSerializableError: the data is not data.
             UsageError: the name is one of the engine's own, or the id is no usable one.
         """
-        _require_users_event(name)
+        require_users_event(name)
         require_usable_id(instance_id)
         if not self.evicted:
             encoded = self._keep(encode(data, f"the data of event {name!r}", references=False))
@@ -213,7 +215,7 @@ class Requests(OpenWork):
         Raises:
             UsageError: the name is one of the engine's own.
         """
-        _require_users_event(name)
+        require_users_event(name)
         if self.evicted:
             return _unreachable()
         key = name.casefold()
@@ -233,15 +235,19 @@ class Requests(OpenWork):
         if self.evicted:
             return
         for task in tasks:
+            if not isinstance(task, Task):
+                raise UsageError(
+                    f"cancel takes what the context's methods return, not {task!r:.80}; pass the task itself"
+                )
             if task.done:
                 continue
+            # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            task.reject(TaskCancelledError(task.reason or "a task"))
             if isinstance(task.source, list):
                 self.cancel(task.source)
             else:
                 self._withdraw(task)
 
-            # At first itself: one that is made of others must not take the first cancelled one for a winner.
-            task.reject(TaskCancelledError(task.reason or "a task"))
     def _withdraw(self, task: Task[Any]) -> None:
         match task.source:
             case Call() as call:
@@ -277,14 +283,14 @@ class Requests(OpenWork):
         Raises:
             NotSerializableError: the status is not data.
         """
+        if self.evicted:
+            return
         encoded = encode(status, "the custom status", references=False)
         if encoded.blobs:
             raise UsageError("the custom status is longer than a few kilobytes; keep it short, results hold the rest")
         self.custom_status = bytes(encoded.raw).decode()
 
     def set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        if self.evicted:
-            return
         """Set custom attributes, by which instances are found.
 
         Raises:
@@ -345,6 +351,8 @@ def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribut
         UsageError: a name is empty or longer than 64 characters, or a value is no text (of at most 256 characters),
             number or truth value.
     """
+    if not isinstance(attributes, Mapping):
+        raise UsageError(f"attributes is {attributes!r:.80}; use a mapping of names to values")
     for name, value in attributes.items():
         if not isinstance(name, str) or not 0 < len(name) <= 64:
             raise UsageError(f"the attribute name {name!r:.80} is unusable; use 1 to 64 characters")
@@ -357,9 +365,20 @@ def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribut
     return dict(attributes)
 
 
-def _require_users_event(name: str) -> None:
+def require_users_event(name: str) -> None:
+    """Refuse what cannot be the name of an external event.
+
+    Raises:
+        UsageError: it is no text, or one of the engine's own.
+    """
+    require_text("the event's name", name)
     if name.startswith(ENGINE_EVENT):
         raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
+
+
+def _require_policy(retry: RetryPolicy | None) -> None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise UsageError(f"retry_policy is {retry!r:.80}; use a RetryPolicy, or None")
 
 
 def _unreachable() -> Task[Any]:

@@ -166,10 +166,7 @@ class Scheduler:
             held = self._worker.held.get(key)
             if held is None or signals[-1].position <= held.last_signal:
                 continue
-            try:
-                self._worker.deliver(held, await read_signals(self._store, signals))
-            except StoreError as error:
-                await self._worker.postpone(held, error)
+            await self._guarded(held, self._deliver(held, signals))
 
     async def _claim(self) -> None:
         while self._worker.has_room:
@@ -205,6 +202,9 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
             _log.exception("instance %s cannot be taken up", held.instance_id)
             await self._worker.stall(held, f"{type(error).__name__}: {error}")
+
+    async def _deliver(self, held: Held, signals: Sequence[Signal]) -> None:
+        self._worker.deliver(held, await read_signals(self._store, signals))
 
     async def _resume(self, held: Held, instance: Claimed) -> None:
         self._worker.resume(held, await read_signals(self._store, instance.signals))

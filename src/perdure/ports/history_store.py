@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.base.codec import ConversationKey, Link
+from perdure.base.errors import UsageError
 from perdure.base.events import HistoryRow, Status
 
 NO_BLOBS: Mapping[str, bytes] = {}
@@ -270,6 +271,13 @@ class InstanceQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
     limit: int = 50
     before: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse conditions that would mean something else than they say."""
+        if not isinstance(self.status, tuple):
+            raise UsageError(f"InstanceQuery.status is {self.status!r}; use a tuple of statuses")
+        if self.limit < 0:
+            raise UsageError(f"InstanceQuery.limit is {self.limit}; use a number of at least 0")
 
 
 EVERYTHING = InstanceQuery()
