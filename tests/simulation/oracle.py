@@ -52,6 +52,7 @@ class Book:
         generation: how often it has continued as new.
         next_seq: number of the row that comes next.
         owner: token of the lease that owns it, or None.
+        begun: whether a worker took it up.
         accepted: the events that its inbox took, encoded, in order.
         taken: the events from outside that its rows took over, encoded, in order.
         consumed: how many events its rows took out of the inbox.
@@ -63,6 +64,7 @@ class Book:
         self.generation = 0
         self.next_seq = 1
         self.owner: int | None = None
+        self.begun = False
         self.accepted: list[str] = []
         self.taken: list[str] = []
         self.consumed = 0
@@ -161,9 +163,12 @@ class Oracle:
         for instance in claimed:
             book = self._by_key[instance.key]
             self._take(life, lease, book)
-            # An event makes an instance due at once, even one that has not begun.
-            if book.next_seq == 1 and book.new.due is not None and now < book.new.due and not book.accepted:
+            # An event makes an instance due at once, even one that has not begun; and what a worker that died took up
+            # in time is free for one whose clock is behind.
+            early = book.new.due is not None and now < book.new.due and not book.accepted
+            if early and not book.begun:
                 self._world.blame(f"{book.new.instance_id} begins before its time")
+            book.begun = True
 
     def _take(self, life: str, lease: Lease, book: Book) -> None:
         if lease.token in self._ended:

@@ -58,11 +58,12 @@ class Forgetful(MemoryHistoryStore):
 class Repeating(MemoryHistoryStore):
     """Leaves the events that an episode took over in the inbox."""
 
-    def _append(self, lease: Any, episode: Any) -> None:
+    def _append(self, lease: Any, episode: Any) -> Any:
         inbox = dict(self._instances[episode.key - 1].inbox)
-        super()._append(lease, episode)
+        started = super()._append(lease, episode)
         if episode.park is None or not episode.park.status.finished:
             self._instances[episode.key - 1].inbox.update(inbox)
+        return started
 
 
 class Sharing(MemoryHistoryStore):
@@ -152,7 +153,7 @@ def test_activities_that_begin_before_they_are_recorded_are_noticed(monkeypatch:
 
 
 def test_interrupted_activities_that_nobody_begins_again_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "_start_interrupted", lambda self, held: None)
+    monkeypatch.setattr(Worker, "_start_interrupted", lambda self, held, news: None)
     assert_noticed("it does not move")
 
 

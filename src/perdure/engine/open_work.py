@@ -174,8 +174,9 @@ class OpenWork:
 
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
-        unread = [one for queue in self._unread.values() for one in queue]
-        return tuple(one.event for one in sorted(unread, key=lambda one: one.number))
+        unread = sorted((one for queue in self._unread.values() for one in queue), key=lambda one: one.number)
+        held_back = (event for event, _ in self._held_back if isinstance(event, EventRaised))
+        return (*(one.event for one in unread), *held_back)
 
     def _open_timers(self) -> list[tuple[int, float]]:
         timers = [(timer_id, at) for timer_id, (at, _) in self._timers.items()]
@@ -189,7 +190,8 @@ class OpenWork:
             case TimerFired(timer_id=timer_id):
                 return timer_id in self._timers or timer_id in self._backoffs
             case SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
-                return event.task_id in self._children and event.generation == self.generation
+                call = self._children.get(event.task_id)
+                return call is not None and event.generation == self.generation and _is_of(event.instance_id, call)
             case _:
                 return True
 
@@ -216,6 +218,12 @@ class OpenWork:
             table.clear()
         self.asked.clear()
         self._held_back.clear()
+
+
+def _is_of(child: str, call: Call) -> bool:
+    """Whether a child workflow's end answers a call, and not one of an earlier run with the caller's id."""
+    assert isinstance(call.current, SubOrchestrationInstanceCreated)
+    return child in {"", call.current.instance_id}
 
 
 def _child_of(call: Call) -> dict[str, Any]:

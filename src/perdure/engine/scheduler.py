@@ -192,6 +192,9 @@ class Scheduler:
                 # Giving the instance back would cut off its running activities.
                 _log.warning("the signals of instance %s cannot be read yet: %s", held.instance_id, error)
                 delivered = False
+            except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
+                _log.exception("the signals of instance %s cannot be read", held.instance_id)
+                await self._worker.stall(held, f"{type(error).__name__}: {error}")
         return delivered
 
     async def _claim(self) -> None:

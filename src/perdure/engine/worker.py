@@ -265,12 +265,17 @@ class Worker:
             self._begin_stall(held, f"{type(error).__name__}: {error}")
             return
         park = self._park(held)
-        if not decisions.events:
+        if decisions.empty and not turnout.consumed:
             self._nothing_happened(held, park)
             return
         held.busy = True
         execution = held.execution
-        events = decisions.events if execution.continued is None else next_generation(execution)
+        events = decisions.events
+        if execution.continued is not None:
+            held.workflow = held.workflow.newest
+            held.keep_under(held.kept_under)
+            events = next_generation(execution, held.workflow)
+            turnout = held.put_back(turnout, decisions.taken)
         episode = Episode(
             key=held.key,
             seq=held.next_seq,
@@ -357,18 +362,19 @@ class Worker:
             self._news()
 
     def _renew(self, held: Held) -> None:
-        """Begin the next generation of an instance, with the newest code that is known here."""
-        held.abandon()
-        held.workflow = self.workflows.get(held.workflow.name, held.workflow)
-        held.keep_under(held.kept_under)
+        """Begin the next generation of an instance."""
+        held.renew()
         held.busy = True
         self._chore(self._reload(held))
 
     def _begin_activities(self, held: Held, decisions: Decisions) -> None:
         if self._stopping:
             return
+        assert held.execution is not None
         while held.to_start:
-            self._start(held, held.to_start.pop(0), None, interrupted=False)
+            scheduled = held.to_start.pop(0)
+            if held.execution.is_pending(scheduled.id):
+                self._start(held, scheduled, None, interrupted=False)
         for action in decisions.actions:
             if type(action) is TaskScheduled and action.id not in decisions.cancelled:
                 at_hand = decisions.resolved if action.retry_of is None else None
@@ -458,7 +464,11 @@ class Worker:
         held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
+        generation = held.generation
         outcome = await self._activities.perform(call)
+        if held.generation != generation:
+            # It was cancelled, and answers nevertheless: to nobody.
+            return
         held.running.pop(call.scheduled.id, None)
         held.enqueue(outcome.event, outcome.resolved, outcome.links)
         self._advance(held)
