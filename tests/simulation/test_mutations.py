@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from tests.simulation.simulation import SOUND, Parts, simulate
 from tests.simulation.store import Connection
@@ -58,11 +59,12 @@ class Forgetful(MemoryHistoryStore):
 class Repeating(MemoryHistoryStore):
     """Leaves the events that an episode took over in the inbox."""
 
-    def _append(self, lease: Any, episode: Any) -> None:
+    def _append(self, lease: Any, episode: Any) -> Any:
         inbox = dict(self._instances[episode.key - 1].inbox)
-        super()._append(lease, episode)
+        started = super()._append(lease, episode)
         if episode.park is None or not episode.park.status.finished:
             self._instances[episode.key - 1].inbox.update(inbox)
+        return started
 
 
 class Sharing(MemoryHistoryStore):
@@ -80,6 +82,13 @@ class Unreapable(MemoryHistoryStore):
 
     async def reap(self) -> int:
         return 0
+
+
+class Silent(MemoryHistoryStore):
+    """Does not deliver what an episode sends to other instances, such as the end of a child workflow."""
+
+    def _change(self, instance: Any, seq: int, changes: Any) -> Any:
+        return super()._change(instance, seq, msgspec.structs.replace(changes, sends=()))
 
 
 class Deaf(MemoryHistoryStore):
@@ -102,6 +111,7 @@ class Deaf(MemoryHistoryStore):
         (Repeating, "its history has"),
         (Sharing, "which lease"),
         (Unreapable, "it does not move"),
+        (Silent, "which have ended"),
         (Deaf, "its history has"),
     ],
 )
@@ -152,7 +162,7 @@ def test_activities_that_begin_before_they_are_recorded_are_noticed(monkeypatch:
 
 
 def test_interrupted_activities_that_nobody_begins_again_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "_start_interrupted", lambda self, held: None)
+    monkeypatch.setattr(Worker, "_start_interrupted", lambda *_: None)
     assert_noticed("it does not move")
 
 
