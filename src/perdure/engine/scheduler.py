@@ -30,6 +30,7 @@ class Scheduler:
         store: where instances are.
         worker: executes them.
         worker_name: name of the lease, for people.
+        app_id: the app whose instances the worker executes.
         workflows: what this worker can execute, by name; may grow.
         clock: tells what is due.
         options: intervals.
@@ -41,6 +42,7 @@ class Scheduler:
         worker: Worker,
         *,
         worker_name: str,
+        app_id: str,
         workflows: Mapping[str, Workflow],
         clock: Clock,
         options: WorkerOptions,
@@ -48,6 +50,7 @@ class Scheduler:
         self._store = store
         self._worker = worker
         self._worker_name = worker_name
+        self._app_id = app_id
         self._workflows = workflows
         self._clock = clock
         self._options = options
@@ -108,7 +111,8 @@ class Scheduler:
         await self._deliver_signals()
         await self._claim()
         self._seen_version = version
-        self._planned = await self._store.next_due(self._workflows) if self._worker.has_room else None
+        lease = self._worker.lease if self._worker.has_room else None
+        self._planned = None if lease is None else await self._store.next_due(lease, self._workflows)
 
     async def _rejoin(self) -> None:
         """Begin again under a new lease; what the worker had in hand is the store's to give."""
@@ -116,7 +120,7 @@ class Scheduler:
         await self._worker.forget()
         if self._worker.lease is not None:
             await self._store.leave(self._worker.lease)
-        self._worker.lease = await self._store.join(self._worker_name)
+        self._worker.lease = await self._store.join(self._worker_name, self._app_id)
         self._lease_lost = False
         self._news.set()
 

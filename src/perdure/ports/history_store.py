@@ -4,6 +4,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 * An instance is *owned* by one worker or by nobody. Only a worker's :meth:`HistoryStore.claim` and a start that names
   a lease give it an owner; parking it (``Episode.park``), its worker leaving and its worker's death take it away.
+* An instance belongs to an *app* for ever. A worker works for one app, and is given instances of that app only.
 * ``due`` says when an instance without owner wants attention: a time, or None for not before a signal arrives.
   A signal makes the instance due at once.
 * Every call that changes something is acknowledged after it is durable, never before; changes submitted earlier are
@@ -31,10 +32,12 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         token: the fencing token; every later lease has a higher one.
         worker: name of the worker, for people.
+        app_id: the app that it works for.
     """
 
     token: int
     worker: str
+    app_id: str
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -65,12 +68,14 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         key: the store's own number of the instance.
         created: False when the id existed before; then nothing was changed.
+        app_id: the app of the instance that has the id now.
         workflow: workflow name of the instance that has the id now.
         events: its first history row, encoded.
     """
 
     key: int
     created: bool
+    app_id: str
     workflow: str
     events: str
 
@@ -201,8 +206,8 @@ class HistoryStore(Protocol):
         """Finish what was submitted, then release everything. Idempotent."""
         ...
 
-    async def join(self, worker: str) -> Lease:
-        """Register a worker; the store keeps the lease alive until :meth:`leave` or the process's death."""
+    async def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app; the store keeps the lease alive until :meth:`leave` or the process's death."""
         ...
 
     async def leave(self, lease: Lease) -> None:
@@ -253,16 +258,23 @@ class HistoryStore(Protocol):
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
-        Only instances of the named workflows are claimed.
+        Only instances of the lease's app and of the named workflows are claimed.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid.
         """
         ...
 
     async def inbox(self, lease: Lease) -> list[Signal]:
-        """Return the signals, oldest first, in the inboxes of the instances that the lease owns."""
+        """Return the signals, oldest first, in the inboxes of the instances that the lease owns.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid.
+        """
         ...
 
-    async def next_due(self, workflows: Collection[str]) -> float | None:
-        """Return the earliest ``due`` of an instance without owner, or None."""
+    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+        """Return the earliest ``due`` of what :meth:`claim` would give the lease sooner or later, or None."""
         ...
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
@@ -294,7 +306,13 @@ class HistoryStore(Protocol):
         ...
 
     async def instances(
-        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
+        self,
+        *,
+        status: Status | None = None,
+        app_id: str | None = None,
+        workflow: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
     ) -> list[InstanceRecord]:
         """Return instances, the newest first; ``before`` is the key of the last one of the page before."""
         ...

@@ -43,7 +43,8 @@ from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT, RESUMED
 from perdure.engine.held import Held, WorkerOptions
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
-from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance
+from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Started
+from perdure.runtime.location import DEFAULT_APP
 from perdure.runtime.waiting import Ends
 from perdure.workflows.registry import Registry, default_registry
 
@@ -55,10 +56,11 @@ class EmbeddedRuntime:
 
     Args:
         store: where histories are kept.
-        app_id: the app that instances started here belong to.
+        app_id: the app that instances started here belong to, and whose instances it executes.
         registry: the workflows and activities it knows; by default those of the decorators.
         options: sizes and intervals of its worker.
         clock: tells the time.
+        name: name of its worker, for people; by default the app id.
         worker: whether it executes instances; without, it only starts, signals and looks.
     """
 
@@ -66,15 +68,17 @@ class EmbeddedRuntime:
         self,
         store: HistoryStore,
         *,
-        app_id: str = "default",
+        app_id: str = DEFAULT_APP,
         registry: Registry = default_registry,
         options: WorkerOptions | None = None,
         clock: Clock | None = None,
+        name: str | None = None,
         worker: bool = True,
     ) -> None:
         self.store = store
         self.registry = registry
-        self._app_id = app_id
+        self._app_id = _usable(app_id, "app_id")
+        self._name = name or app_id
         self._options = options or WorkerOptions()
         self._clock = clock or SystemClock()
         self._executes = worker
@@ -106,7 +110,7 @@ class EmbeddedRuntime:
 
     async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
-        name = f"{self._app_id}@{socket.gethostname()}:{os.getpid()}"
+        name = f"{self._name}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
         self._worker = Worker(
             self.store,
@@ -121,11 +125,12 @@ class EmbeddedRuntime:
             self.store,
             self._worker,
             worker_name=name,
+            app_id=self._app_id,
             workflows=self.registry.workflows,
             clock=self._clock,
             options=self._options,
         )
-        self._worker.lease = await self.store.join(name)
+        self._worker.lease = await self.store.join(name, self._app_id)
         self._supply = asyncio.create_task(self._scheduler.run())
 
     async def close(self) -> None:
@@ -172,7 +177,7 @@ class EmbeddedRuntime:
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:
-            _require_usable(instance_id)
+            _usable(instance_id, "instance_id")
         name = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
         encoded = encode(input, f"the input of workflow {name!r}", references=False)
         worker = self._worker
@@ -203,7 +208,7 @@ class EmbeddedRuntime:
             started = await self.store.start(new)
         crash_point("start.after_commit")
         if not started.created:
-            _require_same(new, started.workflow, started.events)
+            _require_same(new, started)
         elif new.lease is None:
             self.look_for_work()
         elif self._worker is not None:
@@ -289,14 +294,15 @@ class EmbeddedRuntime:
         return status
 
 
-def _require_usable(instance_id: str) -> None:
-    usable = 0 < len(instance_id) <= _ID_LENGTH and "\0" not in instance_id
+def _usable(given: str, field: str) -> str:
+    usable = 0 < len(given) <= _ID_LENGTH and "\0" not in given
     try:
-        instance_id.encode()
+        given.encode()
     except UnicodeEncodeError:
         usable = False
     if not usable:
-        raise UsageError(f"instance_id is {instance_id!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
+        raise UsageError(f"{field} is {given!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
+    return given
 
 
 def _calm_garbage_collector(threshold: int | None) -> None:
@@ -305,8 +311,11 @@ def _calm_garbage_collector(threshold: int | None) -> None:
         gc.set_threshold(threshold, *older)
 
 
-def _require_same(new: NewInstance, workflow: str, events: str) -> None:
-    if workflow != new.workflow:
-        raise InstanceExistsError(new.instance_id, f"it is a run of workflow {workflow!r}, not of {new.workflow!r}")
-    if events != new.events:
-        raise InstanceExistsError(new.instance_id, f"it is a run of {workflow!r} with another input")
+def _require_same(new: NewInstance, found: Started) -> None:
+    if found.app_id != new.app_id:
+        raise InstanceExistsError(new.instance_id, f"it is a run of app {found.app_id!r}, not of {new.app_id!r}")
+    if found.workflow != new.workflow:
+        why = f"it is a run of workflow {found.workflow!r}, not of {new.workflow!r}"
+        raise InstanceExistsError(new.instance_id, why)
+    if found.events != new.events:
+        raise InstanceExistsError(new.instance_id, f"it is a run of {found.workflow!r} with another input")

@@ -72,7 +72,7 @@ def _say(text: object) -> None:
 
 async def _own(store: SQLiteHistoryStore) -> None:
     """Own an instance; when told to, add to its history and say how that went."""
-    lease = await store.join("child")
+    lease = await store.join("child", "test")
     key = (await store.start(new_instance("owned", lease))).key
     _say("owning")
     await asyncio.to_thread(sys.stdin.readline)
@@ -85,7 +85,7 @@ async def _own(store: SQLiteHistoryStore) -> None:
 
 async def _write(store: SQLiteHistoryStore) -> None:
     """Add to a history for ever; say the number of each row once it is acknowledged."""
-    lease = await store.join("child")
+    lease = await store.join("child", "test")
     key = (await store.start(new_instance("written", lease))).key
     seq = 0
     while True:

@@ -139,7 +139,7 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path):
 
 def test_closing_leaves_the_database_file_alone_in_its_folder(tmp_path: Path):
     async def join(store: SQLiteHistoryStore) -> None:
-        await store.join("one")
+        await store.join("one", "test")
 
     with_store(tmp_path / "perdure.db", join)
     assert names_in(tmp_path) == ["perdure.db"]
@@ -149,7 +149,7 @@ def test_what_an_answer_submits_while_the_store_closes_is_refused_not_forgotten(
     told: list[str] = []
 
     async def submit_on_closing(store: SQLiteHistoryStore) -> None:
-        lease = await store.join("one")
+        lease = await store.join("one", "test")
         key = (await store.start(new_instance("first", lease))).key
         using = store._writing()
 
@@ -212,7 +212,7 @@ def test_damaged_content_is_never_handed_out(tmp_path: Path):
     address = digest(content)
 
     async def write(store: SQLiteHistoryStore) -> int:
-        lease = await store.join("one")
+        lease = await store.join("one", "test")
         key = (await store.start(new_instance("damaged", lease))).key
         await append(store, lease, Episode(key=key, seq=1, at=2.0, events="[]", blobs={address: content}))
         return key
@@ -260,7 +260,7 @@ def test_a_file_that_came_back_stays_refused_once_its_absence_was_noticed(tmp_pa
     path = tmp_path / "perdure.db"
 
     async def move(store: SQLiteHistoryStore) -> None:
-        await store.join("one")
+        await store.join("one", "test")
         path.rename(tmp_path / "elsewhere.db")
         await asyncio.sleep(0.4)
         (tmp_path / "elsewhere.db").rename(path)

@@ -52,7 +52,7 @@ class _Instance:
 
 
 class _DueQueue:
-    """Instances of one workflow without owner, the longest due first.
+    """Instances of one app and workflow without owner, the longest due first.
 
     An entry is good while its instance has no owner and is due when the entry says; others are dropped when seen.
     """
@@ -119,7 +119,7 @@ class MemoryHistoryStore:
         self._instances: list[_Instance] = []
         self._by_id: dict[str, _Instance] = {}
         self._signalled: set[int] = set()
-        self._due: dict[str, _DueQueue] = {}
+        self._due: dict[tuple[str, str], _DueQueue] = {}
         self._blobs: dict[str, bytes] = {}
         self._links: dict[ConversationKey, Link] = {}
 
@@ -147,11 +147,11 @@ class MemoryHistoryStore:
     # -- leases
 
     @_answered
-    def join(self, worker: str) -> Lease:
-        """Register a worker."""
+    def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app."""
         self._last_token += 1
         self._version += 1
-        lease = self._live[self._last_token] = Lease(self._last_token, worker)
+        lease = self._live[self._last_token] = Lease(self._last_token, worker, app_id)
         self._owned[lease.token] = set()
         return lease
 
@@ -207,7 +207,15 @@ class MemoryHistoryStore:
         self._queue(instance)
 
     def _queue(self, instance: _Instance) -> None:
-        self._due.setdefault(instance.workflow, _DueQueue(self._instances)).push(instance)
+        place = instance.app_id, instance.workflow
+        queue = self._due.get(place)
+        if queue is None:
+            queue = self._due[place] = _DueQueue(self._instances)
+        queue.push(instance)
+
+    def _queues(self, lease: Lease, workflows: Collection[str]) -> list[_DueQueue]:
+        places = ((lease.app_id, name) for name in workflows)
+        return [self._due[place] for place in places if place in self._due]
 
     def _keep(self, blobs: Mapping[str, bytes]) -> None:
         for address, content in blobs.items():
@@ -228,7 +236,9 @@ class MemoryHistoryStore:
             if new.lease is not None:
                 self._own(found, new.lease)
             self._queue(found)
-        return Started(key=found.key, created=created, workflow=found.workflow, events=found.rows[0][1])
+        return Started(
+            key=found.key, created=created, app_id=found.app_id, workflow=found.workflow, events=found.rows[0][1]
+        )
 
     def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
         """Add an episode; ``done`` is called in a later turn of the event loop."""
@@ -293,7 +303,7 @@ class MemoryHistoryStore:
     def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances that nobody owns."""
         self._require_live(lease)
-        queues = [self._due[name] for name in workflows if name in self._due]
+        queues = self._queues(lease, workflows)
         heads = [(*first, queue) for queue in queues if (first := queue.first()) is not None]
         heapq.heapify(heads)
         taken: list[_Instance] = []
@@ -323,15 +333,16 @@ class MemoryHistoryStore:
     @_answered
     def inbox(self, lease: Lease) -> list[Signal]:
         """Return the signals of the lease's instances."""
-        keys = self._owned.get(lease.token, set()) & self._signalled
+        self._require_live(lease)
+        keys = self._owned[lease.token] & self._signalled
         return sorted(
             (signal for key in keys for signal in self._instances[key - 1].signals()), key=attrgetter("position")
         )
 
     @_answered
-    def next_due(self, workflows: Collection[str]) -> float | None:
+    def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
         """Return the earliest time at which an instance without owner wants attention."""
-        heads = (self._due[name].first() for name in workflows if name in self._due)
+        heads = (queue.first() for queue in self._queues(lease, workflows))
         return min((head[0] for head in heads if head is not None), default=None)
 
     @_answered
@@ -381,12 +392,25 @@ class MemoryHistoryStore:
 
     @_answered
     def instances(
-        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
+        self,
+        *,
+        status: Status | None = None,
+        app_id: str | None = None,
+        workflow: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
     ) -> list[InstanceRecord]:
         """Return a page of instances, the newest first."""
         end = len(self._instances) if before is None else min(before - 1, len(self._instances))
         newest_first = (self._instances[place] for place in range(end - 1, -1, -1))
-        chosen = (one for one in newest_first if status in (None, one.status) and workflow in (None, one.workflow))
+        wanted = status, app_id, workflow
+        chosen = (
+            one
+            for one in newest_first
+            if all(
+                want in (None, has) for want, has in zip(wanted, (one.status, one.app_id, one.workflow), strict=True)
+            )
+        )
         return [self._record(one) for one in islice(chosen, limit)]
 
     @_answered

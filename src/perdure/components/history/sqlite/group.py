@@ -57,7 +57,9 @@ FROM (
 WHERE instance.key = parked.key
 """
 _EXISTING = """
-SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
+SELECT json_group_array(json_array(
+    instance.id, instance.key, instance.app_id, instance.workflow, instance.status, history.events
+))
 FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
 WHERE instance.id IN (SELECT value FROM json_each(?))
 """
@@ -88,6 +90,17 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
 
 Submission = NewInstance | Append | Send | Run
+
+
+class Existing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a start or a signal needs to know of the instance that has its id."""
+
+    instance_id: str
+    key: int
+    app_id: str
+    workflow: str
+    status: Status
+    events: str
 
 
 def commit_group(connection: sqlite3.Connection, store: str, group: list[Submission]) -> list[Outcome]:
@@ -157,24 +170,23 @@ def _starts(
             owner = None if new.lease is None else new.lease.token
             instances.append((key, new.instance_id, new.app_id, new.workflow, owner, new.at))
             rows.append((key, 0, new.at, new.events))
-            known[new.instance_id] = (key, new.workflow, Status.RUNNING, new.events)
-            outcomes[index] = Started(key=key, created=True, workflow=new.workflow, events=new.events)
+            found = Existing(new.instance_id, key, new.app_id, new.workflow, Status.RUNNING, new.events)
+            known[new.instance_id] = found
+            created = True
         else:
-            outcomes[index] = Started(key=found[0], created=False, workflow=found[1], events=found[3])
+            created = False
+        outcomes[index] = Started(
+            key=found.key, created=created, app_id=found.app_id, workflow=found.workflow, events=found.events
+        )
     if instances:
         connection.execute(_INSERT_INSTANCES, _parameter(instances))
         connection.execute(_INSERT_HISTORY, _parameter(rows))
 
 
-def existing_instances(
-    connection: sqlite3.Connection, instance_ids: set[str]
-) -> dict[str, tuple[int, str, Status, str]]:
-    """Return key, workflow, status and first history row of those ids that exist."""
+def existing_instances(connection: sqlite3.Connection, instance_ids: set[str]) -> dict[str, Existing]:
+    """Return those of the instances that exist, by id."""
     text: str = connection.execute(_EXISTING, _parameter(instance_ids)).fetchone()[0]
-    found: dict[str, tuple[int, str, Status, str]] = {}
-    for instance_id, key, workflow, status, events in msgspec.json.decode(text):
-        found[instance_id] = (key, workflow, Status(status), events)
-    return found
+    return {one.instance_id: one for one in msgspec.json.decode(text, type=list[Existing])}
 
 
 def _appends(
@@ -225,9 +237,9 @@ def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcom
     rows: list[object] = []
     for index, send in sends:
         found = known.get(send.instance_id)
-        outcomes[index] = None if found is None else found[2]
-        if found is not None and not found[2].finished:
-            rows.append((found[0], send.event))
+        outcomes[index] = None if found is None else found.status
+        if found is not None and not found.status.finished:
+            rows.append((found.key, send.event))
     if rows:
         connection.execute(_INSERT_INBOX, _parameter(rows))
         connection.execute(_WAKE, _parameter(rows))

@@ -10,7 +10,6 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, StoreUnavailableError
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
+from perdure.components.history.sqlite import claims
 from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
@@ -38,29 +38,6 @@ from perdure.ports.history_store import (
 
 T = TypeVar("T")
 
-_CLAIM = """
-UPDATE instance SET owner = :token, due = coalesce(due, 0)
-WHERE key IN (
-    SELECT key FROM instance INDEXED BY instance_due
-    WHERE owner IS NULL AND due <= :now AND workflow IN (SELECT value FROM json_each(:workflows))
-    ORDER BY due, key LIMIT :limit
-)
-RETURNING key
-"""
-_CLAIMED = """
-SELECT json_group_array(json_array(
-    key, id, workflow, (SELECT max(seq) + 1 FROM history WHERE history.instance = taken.key)
-)) FROM (SELECT * FROM instance WHERE key IN (SELECT value FROM json_each(?)) ORDER BY due, key) AS taken
-"""
-_SIGNALS = """
-SELECT json_group_array(json_array(pos, instance, event))
-FROM (SELECT * FROM inbox WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY pos)
-"""
-_OWNED_SIGNALS = """
-SELECT json_group_array(json_array(pos, inbox.instance, event))
-FROM (SELECT * FROM inbox ORDER BY pos) AS inbox
-JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
-"""
 _HISTORY = """
 SELECT json_group_array(json_array(instance, seq, format('%!.17g', at), events))
 FROM (SELECT * FROM history WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY instance, seq)
@@ -75,7 +52,7 @@ UPDATE instance SET
 WHERE key = :key AND owner = :token
 """
 _RECORD = """
-SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries
+SELECT instance.key, id, instance.app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries
 FROM instance LEFT JOIN worker ON worker.token = instance.owner
 """
 
@@ -189,14 +166,14 @@ class SQLiteHistoryStore:
 
     # -- leases
 
-    async def join(self, worker: str) -> Lease:
-        """Register a worker under a kernel lock and a lease in the file."""
+    async def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app under a kernel lock and a lease in the file."""
         lock = WorkerLock(self._path)
 
         def insert(connection: sqlite3.Connection) -> int:
             expires = time.time() + self._lease_seconds
-            statement = "INSERT INTO worker (name, lock_file, expires_at) VALUES (?, ?, ?)"
-            return connection.execute(statement, (worker, lock.path.name, expires)).lastrowid or 0
+            statement = "INSERT INTO worker (name, app_id, lock_file, expires_at) VALUES (?, ?, ?, ?)"
+            return connection.execute(statement, (worker, app_id, lock.path.name, expires)).lastrowid or 0
 
         try:
             token = await self._change(insert)
@@ -204,11 +181,11 @@ class SQLiteHistoryStore:
             lock.release()
             raise
         self._locks[token] = lock
-        return Lease(token, worker)
+        return Lease(token, worker, app_id)
 
     async def leave(self, lease: Lease) -> None:
         """End a lease; its instances are free at once."""
-        await self._change(lambda connection: _end_leases(connection, [lease.token], recovered=False))
+        await self._change(lambda connection: claims.end_leases(connection, [lease.token], recovered=False))
         lock = self._locks.pop(lease.token, None)
         if lock is not None:
             lock.release()
@@ -230,7 +207,7 @@ class SQLiteHistoryStore:
         if not found:
             return 0
         tokens = [token for token, _ in found]
-        freed = await self._change(lambda connection: _end_leases(connection, tokens, recovered=True))
+        freed = await self._change(lambda connection: claims.end_leases(connection, tokens, recovered=True))
         for _, lock_file in found:
             remove_lock(self._path.parent / lock_file)
         return freed
@@ -282,16 +259,13 @@ class SQLiteHistoryStore:
         return outcome
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
-        """Take over due instances that nobody owns."""
-        names = msgspec.json.encode(list(workflows)).decode()
+        """Take over due instances of the lease's app that nobody owns."""
 
         def take(connection: sqlite3.Connection) -> list[Claimed] | StaleLeaseError:
-            if connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is None:
+            if not claims.is_live(connection, lease):
                 # Returned, not raised: what was refused must not roll the rest of its group back.
-                return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} was taken over")
-            parameters = {"token": lease.token, "now": now, "workflows": names, "limit": limit}
-            keys = [row[0] for row in connection.execute(_CLAIM, parameters)]
-            return _claimed(connection, keys) if keys else []
+                return self._stale(lease)
+            return claims.claim(connection, lease, workflows, now, limit)
 
         claimed: list[Claimed] = await self._writing().request(Run(take))
         return claimed
@@ -300,24 +274,18 @@ class SQLiteHistoryStore:
         """Return the signals of the lease's instances."""
 
         def query(connection: sqlite3.Connection) -> list[Signal]:
-            text = connection.execute(_OWNED_SIGNALS, (lease.token,)).fetchone()[0]
-            return sorted((Signal(*row) for row in msgspec.json.decode(text)), key=attrgetter("position"))
+            if not claims.is_live(connection, lease):
+                raise self._stale(lease)
+            return claims.owned_signals(connection, lease)
 
         return await self._read(query)
 
-    async def next_due(self, workflows: Collection[str]) -> float | None:
-        """Return the earliest time at which an instance without owner wants attention."""
-        names = msgspec.json.encode(list(workflows)).decode()
-        statement = (
-            "SELECT due FROM instance WHERE owner IS NULL AND due IS NOT NULL "
-            "AND workflow IN (SELECT value FROM json_each(?)) ORDER BY due LIMIT 1"
-        )
+    def _stale(self, lease: Lease) -> StaleLeaseError:
+        return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} (token {lease.token}) was taken over")
 
-        def query(connection: sqlite3.Connection) -> float | None:
-            row = connection.execute(statement, (names,)).fetchone()
-            return None if row is None else row[0]
-
-        return await self._read(query)
+    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+        """Return the earliest time at which an instance of the lease's app without owner wants attention."""
+        return await self._read(lambda connection: claims.next_due(connection, lease, workflows))
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
         """Return whole histories."""
@@ -389,10 +357,21 @@ class SQLiteHistoryStore:
         return await self._read(query)
 
     async def instances(
-        self, *, status: Status | None = None, workflow: str | None = None, limit: int = 50, before: int | None = None
+        self,
+        *,
+        status: Status | None = None,
+        app_id: str | None = None,
+        workflow: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
     ) -> list[InstanceRecord]:
         """Return a page of instances, the newest first."""
-        conditions = {"status = ?": status, "workflow = ?": workflow, "instance.key < ?": before}
+        conditions = {
+            "status = ?": status,
+            "instance.app_id = ?": app_id,
+            "workflow = ?": workflow,
+            "instance.key < ?": before,
+        }
         chosen = {text: value for text, value in conditions.items() if value is not None}
         where = " WHERE " + " AND ".join(chosen) if chosen else ""
         statement = f"{_RECORD}{where} ORDER BY instance.key DESC LIMIT ?"
@@ -428,25 +407,6 @@ class SQLiteHistoryStore:
             }
 
         return await self._read(query)
-
-
-def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered: bool) -> int:
-    parameter = msgspec.json.encode(tokens).decode()
-    chosen = "IN (SELECT value FROM json_each(?))"
-    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608
-    statement = f"UPDATE instance SET owner = NULL, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
-    return connection.execute(statement, (int(recovered), parameter)).rowcount
-
-
-def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
-    parameter = (msgspec.json.encode(keys).decode(),)
-    signals: dict[int, list[Signal]] = {}
-    for row in msgspec.json.decode(connection.execute(_SIGNALS, parameter).fetchone()[0]):
-        signals.setdefault(row[1], []).append(Signal(*row))
-    return [
-        Claimed(key=key, instance_id=name, workflow=workflow, next_seq=seq, signals=tuple(signals.get(key, ())))
-        for key, name, workflow, seq in msgspec.json.decode(connection.execute(_CLAIMED, parameter).fetchone()[0])
-    ]
 
 
 def _record(row: tuple[Any, ...]) -> InstanceRecord:
