@@ -21,6 +21,8 @@ from perdure.ports.history_store import Claimed, HistoryStore, Signal
 
 _log = logging.getLogger("perdure.scheduler")
 _CLAIMS_AT_ONCE = 256
+_FULL_POLL = 0.1
+"""Seconds between two looks of a worker that has all in hand that it may, for what it can take up again."""
 
 
 class Scheduler:
@@ -33,7 +35,8 @@ class Scheduler:
         app_id: the app whose instances the worker executes.
         workflows: what this worker can execute, by name; may grow.
         clock: tells what is due.
-        options: intervals.
+        options: sizes and intervals.
+        poll: seconds between two looks for what nobody tells of.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Scheduler:
         workflows: Mapping[str, Workflow],
         clock: Clock,
         options: WorkerOptions,
+        poll: float,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -54,6 +58,7 @@ class Scheduler:
         self._workflows = workflows
         self._clock = clock
         self._options = options
+        self._poll = poll
         self._news = asyncio.Event()
         self._planned: float | None = None
         self._reap_at = 0.0
@@ -90,9 +95,12 @@ class Scheduler:
             await self._pause()
 
     async def _pause(self) -> None:
-        wait = self._options.poll
+        now = self._clock.now()
+        wait = min(self._poll, max(0.0, self._reap_at - now))
         if self._planned is not None:
-            wait = min(wait, max(0.0, self._planned - self._clock.now()))
+            wait = min(wait, max(0.0, self._planned - now))
+        if not self._worker.has_room:
+            wait = min(wait, _FULL_POLL)
         # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which the time is up.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):

@@ -15,6 +15,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -24,6 +25,16 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.events import HistoryRow, Status
 
 NO_BLOBS: Mapping[str, bytes] = {}
+
+
+class News(enum.Flag):
+    """What others did to a store, as far as it concerns a listener."""
+
+    WORK = enum.auto()
+    """Something may be due, or in an inbox, that a worker of the listener does not know of."""
+
+    ENDS = enum.auto()
+    """An instance that the listener watches has ended."""
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -315,6 +326,22 @@ class HistoryStore(Protocol):
         before: int | None = None,
     ) -> list[InstanceRecord]:
         """Return instances, the newest first; ``before`` is the key of the last one of the page before."""
+        ...
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what others do to the store, in the event loop and soon after it is durable.
+
+        News are hints. Some are about nothing, and one may be lost: who listens looks by himself now and then. What a
+        listener's own worker is going to find anyway need not be told. Who wants news of work listens before
+        :meth:`join`.
+
+        Returns:
+            what ends the listening; None when this store cannot tell, here or at all.
+        """
+        ...
+
+    async def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return what :meth:`find_all` does; from then on listeners are told when one that still runs has ended."""
         ...
 
     async def version(self) -> int:

@@ -43,12 +43,13 @@ from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT, RESUMED
 from perdure.engine.held import Held, WorkerOptions
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
-from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Started
+from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, News, Started
 from perdure.runtime.location import DEFAULT_APP
 from perdure.runtime.waiting import Ends
 from perdure.workflows.registry import Registry, default_registry
 
 _ID_LENGTH = 256
+_POLL, _POLL_TOLD = 0.1, 1.0
 
 
 class EmbeddedRuntime:
@@ -86,7 +87,9 @@ class EmbeddedRuntime:
         self._scheduler: Scheduler | None = None
         self._activities: ActivityRunner | None = None
         self._supply: asyncio.Task[None] | None = None
-        self._ends = Ends(store, self._is_here)
+        self._stop_listening: Callable[[], None] | None = None
+        self._store_tells: bool | None = None
+        self._ends = Ends(store, self._is_here, self._listens)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -129,6 +132,7 @@ class EmbeddedRuntime:
             workflows=self.registry.workflows,
             clock=self._clock,
             options=self._options,
+            poll=self._poll_seconds(),
         )
         self._worker.lease = await self.store.join(name, self._app_id)
         self._supply = asyncio.create_task(self._scheduler.run())
@@ -150,7 +154,29 @@ class EmbeddedRuntime:
             self._activities.close()
             self._activities = None
         await self._ends.close()
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
+        self._store_tells = None
         await self.store.close()
+
+    def _listens(self) -> bool:
+        """Listen to the store's news from now on; return whether there are any."""
+        if self._store_tells is None:
+            self._stop_listening = self.store.listen(self._note_news)
+            self._store_tells = self._stop_listening is not None
+        return self._store_tells
+
+    def _poll_seconds(self) -> float:
+        if self._options.poll is not None:
+            return self._options.poll
+        return _POLL_TOLD if self._listens() else _POLL
+
+    def _note_news(self, news: News) -> None:
+        if News.WORK in news:
+            self.look_for_work()
+        if News.ENDS in news:
+            self._ends.note_news()
 
     def _note_finished(self, instance_id: str, completed: ExecutionCompleted, resolved: Resolved) -> None:
         self._ends.settle(instance_id, (completed, resolved))
@@ -158,7 +184,8 @@ class EmbeddedRuntime:
     def _is_here(self, instance_id: str) -> bool:
         return self._worker is not None and self._worker.holds(instance_id)
 
-    def _note_parked(self, due: float | None) -> None:
+    def _note_parked(self, instance_id: str, due: float | None) -> None:
+        self._ends.note_gone(instance_id)
         if self._scheduler is not None:
             self._scheduler.note_due(due)
 

@@ -23,6 +23,7 @@ from perdure.ports.history_store import (
     InstanceRecord,
     Lease,
     NewInstance,
+    News,
     Signal,
     Started,
 )
@@ -122,6 +123,9 @@ class MemoryHistoryStore:
         self._due: dict[tuple[str, str], _DueQueue] = {}
         self._blobs: dict[str, bytes] = {}
         self._links: dict[ConversationKey, Link] = {}
+        self._listeners: list[Callable[[News], None]] = []
+        self._news = News(0)
+        self._watched: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -130,6 +134,9 @@ class MemoryHistoryStore:
 
     async def open(self) -> None:
         """Make the store usable for one more user."""
+        if self._users == 0:
+            # What an earlier event loop did not come to tell concerns nobody any more.
+            self._news = News(0)
         self._users += 1
 
     async def close(self) -> None:
@@ -180,6 +187,8 @@ class MemoryHistoryStore:
             instance.owner = None
             self._queue(instance)
         self._version += 1
+        if keys:
+            self._tell(News.WORK)
         return len(keys)
 
     def _require_live(self, lease: Lease) -> None:
@@ -235,6 +244,8 @@ class MemoryHistoryStore:
             self._keep(new.blobs)
             if new.lease is not None:
                 self._own(found, new.lease)
+            else:
+                self._tell(News.WORK)
             self._queue(found)
         return Started(
             key=found.key, created=created, app_id=found.app_id, workflow=found.workflow, events=found.rows[0][1]
@@ -270,6 +281,7 @@ class MemoryHistoryStore:
             if park.status.finished:
                 instance.finished_at = episode.at
                 instance.inbox.clear()
+                self._end_watch(instance)
             due = None if park.status.finished else park.due
             self._disown(instance, 0.0 if instance.inbox else due)
         if not instance.inbox:
@@ -297,6 +309,7 @@ class MemoryHistoryStore:
         if instance.owner is None and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
+        self._tell(News.WORK)
         return instance.status
 
     @_answered
@@ -412,6 +425,37 @@ class MemoryHistoryStore:
             )
         )
         return [self._record(one) for one in islice(chosen, limit)]
+
+    # -- news
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what any user of this store does, this one included."""
+        self._require_open()
+        self._listeners.append(on_news)
+        return functools.partial(self._listeners.remove, on_news)
+
+    @_answered
+    def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, and tell of the end of those that run."""
+        found = {record.instance_id: record for record in self._records(instance_ids)}
+        self._watched.update(record.key for record in found.values() if not record.status.finished)
+        return found
+
+    def _end_watch(self, instance: _Instance) -> None:
+        if instance.key in self._watched:
+            self._watched.remove(instance.key)
+            self._tell(News.ENDS)
+
+    def _tell(self, news: News) -> None:
+        if not self._news:
+            # At the end of a turn of the loop, once for all that happened in it.
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._news |= news
+
+    def _tell_all(self) -> None:
+        news, self._news = self._news, News(0)
+        for on_news in list(self._listeners):
+            on_news(news)
 
     @_answered
     def version(self) -> int:

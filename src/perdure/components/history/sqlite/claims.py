@@ -36,11 +36,6 @@ JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
 """
 
 
-def is_live(connection: sqlite3.Connection, lease: Lease) -> bool:
-    """Whether nobody has ended a lease."""
-    return connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is not None
-
-
 def claim(
     connection: sqlite3.Connection, lease: Lease, workflows: Collection[str], now: float, limit: int
 ) -> list[Claimed]:
@@ -68,17 +63,6 @@ def next_due(connection: sqlite3.Connection, lease: Lease, workflows: Collection
 def owned_signals(connection: sqlite3.Connection, lease: Lease) -> list[Signal]:
     """Return the signals of a lease's instances, the oldest first."""
     return sorted(_signals(connection, _OWNED_SIGNALS, lease.token), key=lambda signal: signal.position)
-
-
-def end_leases(connection: sqlite3.Connection, tokens: Collection[int], *, recovered: bool) -> int:
-    """End leases; return how many instances that set free, each of them one recovery more if it is one."""
-    chosen = "IN (SELECT value FROM json_each(?))"
-    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (_text(tokens),))  # noqa: S608
-    statement = f"""
-        UPDATE instance SET owner = NULL, recoveries = recoveries + ?
-        WHERE key IN (SELECT key FROM instance INDEXED BY instance_due WHERE owner {chosen} AND due IS NOT NULL)
-    """  # noqa: S608 - no foreign text
-    return connection.execute(statement, (int(recovered), _text(tokens))).rowcount
 
 
 def _heads(connection: sqlite3.Connection, lease: Lease, workflows: Collection[str]) -> list[tuple[str, float]]:

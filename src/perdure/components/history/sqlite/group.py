@@ -17,6 +17,7 @@ from perdure.base.codec import Link
 from perdure.base.errors import StaleLeaseError
 from perdure.base.events import Status
 from perdure.base.faults import crash_point
+from perdure.components.history.sqlite.tidings import Tidings
 from perdure.ports.history_store import Episode, Lease, NewInstance, Started
 
 _json = msgspec.json.Encoder()
@@ -103,7 +104,9 @@ class Existing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     events: str
 
 
-def commit_group(connection: sqlite3.Connection, store: str, group: list[Submission]) -> list[Outcome]:
+def commit_group(
+    connection: sqlite3.Connection, store: str, group: list[Submission], tidings: Tidings
+) -> list[Outcome]:
     """Commit all submissions in one transaction and return their outcomes in the same order.
 
     A submission that is refused (a stale lease) has its exception as outcome and no effect; any other failure rolls
@@ -125,11 +128,12 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     try:
         live = {row[0] for row in connection.execute("SELECT token FROM worker")}
         _insert_blobs(connection, blobs)
-        _starts(connection, store, live, starts, outcomes)
-        _appends(connection, store, live, appends, outcomes)
-        _sends(connection, sends, outcomes)
+        _starts(connection, store, live, starts, outcomes, tidings=tidings)
+        _appends(connection, store, live, appends, outcomes, tidings=tidings)
+        _sends(connection, sends, outcomes, tidings)
         for index, run in runs:
             outcomes[index] = run.change(connection)
+        tidings.address(connection)
         crash_point("store.in_transaction")
         connection.execute("COMMIT")
     except BaseException:
@@ -153,6 +157,8 @@ def _starts(
     live: set[int],
     starts: list[tuple[int, NewInstance]],
     outcomes: dict[int, Outcome],
+    *,
+    tidings: Tidings,
 ) -> None:
     if not starts:
         return
@@ -173,6 +179,8 @@ def _starts(
             found = Existing(new.instance_id, key, new.app_id, new.workflow, Status.RUNNING, new.events)
             known[new.instance_id] = found
             created = True
+            if owner is None:
+                tidings.left_to_others([new.app_id])
         else:
             created = False
         outcomes[index] = Started(
@@ -195,6 +203,8 @@ def _appends(
     live: set[int],
     appends: list[tuple[int, Append]],
     outcomes: dict[int, Outcome],
+    *,
+    tidings: Tidings,
 ) -> None:
     rows: list[tuple[int, int, float, str]] = []
     links: list[Link] = []
@@ -216,6 +226,7 @@ def _appends(
             parked.append((episode.key, park.status, park.due, park.waits, episode.at if ended else None))
             if ended:
                 finished.append(episode.key)
+    tidings.finished(finished)
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
     steps = (
@@ -230,11 +241,13 @@ def _appends(
             connection.execute(statement, _parameter(parameters))
 
 
-def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
+def _sends(
+    connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome], tidings: Tidings
+) -> None:
     if not sends:
         return
     known = existing_instances(connection, {send.instance_id for _, send in sends})
-    rows: list[object] = []
+    rows: list[tuple[int, str]] = []
     for index, send in sends:
         found = known.get(send.instance_id)
         outcomes[index] = None if found is None else found.status
@@ -243,6 +256,7 @@ def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcom
     if rows:
         connection.execute(_INSERT_INBOX, _parameter(rows))
         connection.execute(_WAKE, _parameter(rows))
+        tidings.signalled(key for key, _ in rows)
 
 
 def _compressed(group: list[Submission]) -> list[tuple[str, int, int, bytes]]:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import time
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,12 @@ from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, 
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.components.history.sqlite import claims
+from perdure.components.history.sqlite.bell import Bell
 from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
-from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
+from perdure.components.history.sqlite.leases import Leases, WorkerLock, end_leases, enrol, is_live, strike_off
+from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
     NO_BLOBS,
@@ -32,6 +34,7 @@ from perdure.ports.history_store import (
     InstanceRecord,
     Lease,
     NewInstance,
+    News,
     Signal,
     Started,
 )
@@ -72,8 +75,11 @@ class SQLiteHistoryStore:
         self._path = Path(os.path.realpath(path))
         self._lease_seconds = lease_seconds
         self._busy_timeout = busy_timeout
-        self._locks: dict[int, WorkerLock] = {}
-        self._renew_at = 0.0
+        self._bell = Bell(self._path)
+        self._tidings = Tidings(self._bell)
+        self._leases = Leases(self._path, lease_seconds, self._bell)
+        self._listeners: list[Callable[[News], None]] = []
+        self._is_enrolled = False
         self._identity: tuple[int, int] | None = None
         self._replaced = False
         self._writer: Writer | None = None
@@ -103,6 +109,7 @@ class SQLiteHistoryStore:
         self._writer = Writer(
             writing,
             self.name,
+            tidings=self._tidings,
             busy_timeout=self._busy_timeout,
             guard=self._require_file,
             idle=self._renew,
@@ -113,18 +120,25 @@ class SQLiteHistoryStore:
         """Commit what was submitted, then close the file."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            if self._locks:
-                # Nobody left them: whoever looks for dead workers need not wait for their time limit.
+            if self._leases.locks or self._is_enrolled:
+                # What nobody left is for others to find: they need not wait for its time limit.
                 with contextlib.suppress(StoreError):
-                    await writer.request(Run(lambda connection: self._set_expiry(connection, 0.0)))
+                    await writer.request(Run(self._sign_off))
             await writer.close()
         if self._readers is not None:
             self._readers.shutdown()
             self._readers = None
-        for lock in self._locks.values():
-            lock.release()
-        self._locks.clear()
+        for token in list(self._leases.locks):
+            self._leases.release(token)
+        self._listeners.clear()
+        self._bell.close()
+        self._is_enrolled = False
         self._close_connections()
+
+    def _sign_off(self, connection: sqlite3.Connection) -> None:
+        self._leases.set_expiry(connection, 0.0)
+        if self._bell.name is not None:
+            strike_off(connection, self._bell.name)
 
     def _close_connections(self) -> None:
         for connection in self._connections:
@@ -169,66 +183,75 @@ class SQLiteHistoryStore:
     async def join(self, worker: str, app_id: str) -> Lease:
         """Register a worker of an app under a kernel lock and a lease in the file."""
         lock = WorkerLock(self._path)
-
-        def insert(connection: sqlite3.Connection) -> int:
-            expires = time.time() + self._lease_seconds
-            statement = "INSERT INTO worker (name, app_id, lock_file, expires_at) VALUES (?, ?, ?, ?)"
-            return connection.execute(statement, (worker, app_id, lock.path.name, expires)).lastrowid or 0
-
         try:
-            token = await self._change(insert)
+            token = await self._change(lambda connection: self._leases.insert(connection, worker, app_id, lock))
         except BaseException:
             lock.release()
             raise
-        self._locks[token] = lock
+        self._leases.hold(token, lock)
+        self._is_enrolled = True
         return Lease(token, worker, app_id)
 
     async def leave(self, lease: Lease) -> None:
         """End a lease; its instances are free at once."""
-        await self._change(lambda connection: claims.end_leases(connection, [lease.token], recovered=False))
-        lock = self._locks.pop(lease.token, None)
-        if lock is not None:
-            lock.release()
+        self._tidings.serve_no_more(lease)
+        await self._change(lambda connection: end_leases(connection, [lease.token], self._tidings, recovered=False))
+        self._leases.release(lease.token)
 
     async def reap(self) -> int:
         """End the leases of workers whose process is gone or silent."""
-        now = time.time()
-        mine = set(self._locks)
-
-        def dead(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-            rows = connection.execute("SELECT token, lock_file, expires_at FROM worker").fetchall()
-            return [
-                (token, lock_file)
-                for token, lock_file, expires_at in rows
-                if token not in mine and (expires_at < now or is_abandoned(self._path.parent / lock_file))
-            ]
-
-        found = await self._read(dead)
-        if not found:
+        dead = await self._read(self._leases.dead)
+        if not dead:
             return 0
-        tokens = [token for token, _ in found]
-        freed = await self._change(lambda connection: claims.end_leases(connection, tokens, recovered=True))
-        for _, lock_file in found:
-            remove_lock(self._path.parent / lock_file)
-        return freed
+        freed = await self._change(lambda connection: self._leases.bury(connection, dead, self._tidings))
+        self._leases.clear_away(dead, freed)
+        return freed.instances
 
     def _renew(self, connection: sqlite3.Connection) -> None:
-        now = time.time()
-        if not self._locks or now < self._renew_at:
-            return
-        self._renew_at = now + self._lease_seconds / 4
-        try:
+        # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost and the
+        # fence refuses what comes after.
+        with contextlib.suppress(sqlite3.Error, StoreError):
             self._require_file()
-            self._set_expiry(connection, now + self._lease_seconds)
-        except (sqlite3.Error, StoreError):
-            # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost
-            # and the fence refuses what comes after.
-            self._renew_at = now
+            self._leases.renew(connection)
 
-    def _set_expiry(self, connection: sqlite3.Connection, expires: float) -> None:
-        tokens = msgspec.json.encode(list(self._locks)).decode()
-        statement = "UPDATE worker SET expires_at = ? WHERE token IN (SELECT value FROM json_each(?))"
-        connection.execute(statement, (expires, tokens))
+    # -- news
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what other processes do, by a socket beside the file; None where that cannot be."""
+        if self._writer is None:
+            raise StoreUnavailableError(self.name, "the store is not open")
+        if self._bell.name is None:
+            try:
+                self._bell.hang(self._pass_on)
+            except (OSError, NotImplementedError):
+                return None
+        self._listeners.append(on_news)
+        return partial(self._stop_listening, on_news)
+
+    def _stop_listening(self, on_news: Callable[[News], None]) -> None:
+        if on_news in self._listeners:
+            self._listeners.remove(on_news)
+
+    def _pass_on(self, news: News) -> None:
+        for on_news in list(self._listeners):
+            on_news(news)
+
+    async def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, and be told of the end of those that run."""
+        if self._bell.name is None:
+            return await self.find_all(instance_ids)
+
+        def note(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
+            found = _found(connection, instance_ids)
+            running = [record.key for record in found.values() if not record.status.finished]
+            parameters = (enrol(connection, self._bell), msgspec.json.encode(running).decode())
+            connection.execute(
+                "INSERT OR IGNORE INTO watch (listener, instance) SELECT ?, value FROM json_each(?)", parameters
+            )
+            return found
+
+        self._is_enrolled = True
+        return await self._change(note)
 
     # -- instances
 
@@ -260,9 +283,10 @@ class SQLiteHistoryStore:
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances of the lease's app that nobody owns."""
+        self._tidings.serve(lease, workflows)
 
         def take(connection: sqlite3.Connection) -> list[Claimed] | StaleLeaseError:
-            if not claims.is_live(connection, lease):
+            if not is_live(connection, lease):
                 # Returned, not raised: what was refused must not roll the rest of its group back.
                 return self._stale(lease)
             return claims.claim(connection, lease, workflows, now, limit)
@@ -274,7 +298,7 @@ class SQLiteHistoryStore:
         """Return the signals of the lease's instances."""
 
         def query(connection: sqlite3.Connection) -> list[Signal]:
-            if not claims.is_live(connection, lease):
+            if not is_live(connection, lease):
                 raise self._stale(lease)
             return claims.owned_signals(connection, lease)
 
@@ -348,13 +372,7 @@ class SQLiteHistoryStore:
 
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""
-        parameter = msgspec.json.encode(list(instance_ids)).decode()
-        statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
-
-        def query(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
-            return {row[1]: _record(row) for row in connection.execute(statement, (parameter,))}
-
-        return await self._read(query)
+        return await self._read(lambda connection: _found(connection, instance_ids))
 
     async def instances(
         self,
@@ -407,6 +425,12 @@ class SQLiteHistoryStore:
             }
 
         return await self._read(query)
+
+
+def _found(connection: sqlite3.Connection, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+    statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
+    parameter = msgspec.json.encode(list(instance_ids)).decode()
+    return {row[1]: _record(row) for row in connection.execute(statement, (parameter,))}
 
 
 def _record(row: tuple[Any, ...]) -> InstanceRecord:

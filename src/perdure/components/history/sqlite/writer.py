@@ -18,6 +18,7 @@ from typing import Any
 from perdure.base.errors import StoreLockedError, StoreUnavailableError
 from perdure.components.history.sqlite.errors import concerns_all, translated
 from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
+from perdure.components.history.sqlite.tidings import Tidings
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
 Settled = list[tuple[Callable[[Outcome], None], Outcome]]
@@ -40,6 +41,7 @@ class Writer:
     Args:
         connection: used by the writer's thread alone.
         store: name of the store, for errors.
+        tidings: told of what each commit brings to other processes.
         busy_timeout: seconds that the thread waits for another process's write lock; the event loop never does.
         guard: called before each commit; what it raises refuses the commit.
         idle: called in the thread about every ``idle_every`` seconds, whether there is work or not.
@@ -51,6 +53,7 @@ class Writer:
         connection: sqlite3.Connection,
         store: str,
         *,
+        tidings: Tidings,
         busy_timeout: float,
         guard: Callable[[], None],
         idle: Callable[[sqlite3.Connection], None],
@@ -58,6 +61,7 @@ class Writer:
     ) -> None:
         self._connection = connection
         self._store = store
+        self._tidings = tidings
         self._busy_timeout = busy_timeout
         self._patient = True
         self._guard = guard
@@ -185,8 +189,11 @@ class Writer:
         began = time.perf_counter()
         try:
             self._guard()
-            outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
+            submissions = [submission for submission, _ in batch]
+            outcomes = commit_group(self._connection, self._store, submissions, self._tidings)
+            self._tidings.tell()
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
+            self._tidings.forget()
             if len(batch) > 1 and not concerns_all(error):
                 # One submission contradicts the store or is too much for it: it must not take the others down.
                 return [settled for item in batch for settled in self._outcomes([item])]
