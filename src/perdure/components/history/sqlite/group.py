@@ -18,6 +18,7 @@ from perdure.base.errors import StaleLeaseError
 from perdure.base.events import Status
 from perdure.base.faults import crash_point
 from perdure.components.history.sqlite.tidings import Tidings
+from perdure.components.history.sqlite.turns import turn
 from perdure.ports.history_store import Episode, Lease, NewInstance, Started
 
 _json = msgspec.json.Encoder()
@@ -105,12 +106,19 @@ class Existing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def commit_group(
-    connection: sqlite3.Connection, store: str, group: list[Submission], tidings: Tidings
+    connection: sqlite3.Connection, store: str, group: list[Submission], tidings: Tidings, *, patience: float
 ) -> list[Outcome]:
     """Commit all submissions in one transaction and return their outcomes in the same order.
 
     A submission that is refused (a stale lease) has its exception as outcome and no effect; any other failure rolls
     the whole transaction back.
+
+    Args:
+        connection: writes.
+        store: name of the store, for errors.
+        group: what to commit.
+        tidings: gathers what that brings to other processes.
+        patience: seconds to wait for another process's write lock.
 
     Raises:
         sqlite3.Error: nothing was committed.
@@ -124,8 +132,7 @@ def commit_group(
     lists: dict[type, list[Any]] = {NewInstance: starts, Append: appends, Send: sends, Run: runs}
     for index, item in enumerate(group):
         lists[type(item)].append((index, item))
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with turn(connection, patience):
         live = {row[0] for row in connection.execute("SELECT token FROM worker")}
         _insert_blobs(connection, blobs)
         _starts(connection, store, live, starts, outcomes, tidings=tidings)
@@ -135,11 +142,6 @@ def commit_group(
             outcomes[index] = run.change(connection)
         tidings.address(connection)
         crash_point("store.in_transaction")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     return [outcomes[index] for index in range(len(group))]
 
 

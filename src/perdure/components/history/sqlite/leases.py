@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.components.history.sqlite.bell import Bell
 from perdure.components.history.sqlite.tidings import Tidings
+from perdure.components.history.sqlite.turns import turn
 from perdure.ports.history_store import Lease
 
 if sys.platform != "win32":
@@ -119,12 +120,15 @@ class Leases:
         if lock is not None:
             lock.release()
 
-    def renew(self, connection: sqlite3.Connection) -> None:
-        """Prolong the leases, if it is time for that."""
+    def is_time_to_renew(self) -> bool:
+        """Whether there are leases whose first quarter is over."""
+        return bool(self.locks) and abs(time.time() - self._renewed_at) >= self._seconds / 4
+
+    def renew(self, connection: sqlite3.Connection, patience: float) -> None:
+        """Prolong the leases, in a transaction of its own; ``patience`` is for the write lock, in seconds."""
+        with turn(connection, patience):
+            self.set_expiry(connection, time.time() + self._seconds)
         now = time.time()
-        if not self.locks or abs(now - self._renewed_at) < self._seconds / 4:
-            return
-        self.set_expiry(connection, now + self._seconds)
         if self._is_late(now):
             self._judges_at = now + self._seconds / 2
         self._renewed_at = now

@@ -98,6 +98,8 @@ class SQLiteHistoryStore:
         self._connections.append(writing)
         try:
             migrate(writing, self.name)
+            # From here on the writer waits for locks in its own way.
+            writing.execute("PRAGMA busy_timeout = 0")
             preallocate_log(writing, self._path)
             self._reader = connect(self._path, busy_timeout=self._busy_timeout)
             self._connections.append(self._reader)
@@ -109,6 +111,7 @@ class SQLiteHistoryStore:
         self._writer = Writer(
             writing,
             self.name,
+            self._path,
             tidings=self._tidings,
             busy_timeout=self._busy_timeout,
             guard=self._require_file,
@@ -211,8 +214,9 @@ class SQLiteHistoryStore:
         # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost and the
         # fence refuses what comes after.
         with contextlib.suppress(sqlite3.Error, StoreError):
-            self._require_file()
-            self._leases.renew(connection)
+            if self._leases.is_time_to_renew():
+                self._require_file()
+                self._leases.renew(connection, self._busy_timeout)
 
     # -- news
 

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -19,6 +20,7 @@ from perdure.base.errors import StoreLockedError, StoreUnavailableError
 from perdure.components.history.sqlite.errors import concerns_all, translated
 from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
 from perdure.components.history.sqlite.tidings import Tidings
+from perdure.components.history.sqlite.turns import holder
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
 Settled = list[tuple[Callable[[Outcome], None], Outcome]]
@@ -39,8 +41,9 @@ class Writer:
     """Commits submissions in the order in which they came, as few transactions as possible.
 
     Args:
-        connection: used by the writer's thread alone.
+        connection: used by the writer alone; it does not wait for locks by itself.
         store: name of the store, for errors.
+        database: its file.
         tidings: told of what each commit brings to other processes.
         busy_timeout: seconds that the thread waits for another process's write lock; the event loop never does.
         guard: called before each commit; what it raises refuses the commit.
@@ -52,6 +55,7 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         store: str,
+        database: Path,
         *,
         tidings: Tidings,
         busy_timeout: float,
@@ -61,9 +65,9 @@ class Writer:
     ) -> None:
         self._connection = connection
         self._store = store
+        self._database = database
         self._tidings = tidings
         self._busy_timeout = busy_timeout
-        self._patient = True
         self._guard = guard
         self._idle = idle
         self._idle_every = idle_every
@@ -129,8 +133,7 @@ class Writer:
         if self._usual_seconds > QUICK_SECONDS or not self._using.acquire(blocking=False):
             return False
         try:
-            self._wait_for_locks(False)
-            outcomes = self._outcomes(batch)
+            outcomes = self._outcomes(batch, patience=0.0)
         finally:
             self._using.release()
         if isinstance(outcomes[0][1], StoreLockedError):
@@ -150,9 +153,8 @@ class Writer:
                 return
             pieces, last = self._gather(batch)
             with self._using:
-                self._wait_for_locks(True)
                 for begin in range(0, len(batch), MAX_GROUP):
-                    outcomes = self._outcomes(batch[begin : begin + MAX_GROUP])
+                    outcomes = self._outcomes(batch[begin : begin + MAX_GROUP], self._busy_timeout)
                     self._deliver(outcomes, pieces if begin + MAX_GROUP >= len(batch) else 0)
             if last:
                 return
@@ -160,15 +162,7 @@ class Writer:
 
     def _renew(self) -> None:
         with self._using:
-            self._wait_for_locks(True)
             self._idle(self._connection)
-
-    def _wait_for_locks(self, patient: bool) -> None:
-        """Let the connection wait for another process's lock, or not; for who holds ``_using``."""
-        if patient != self._patient:
-            milliseconds = int(self._busy_timeout * 1000) if patient else 0
-            self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            self._patient = patient
 
     def _gather(self, batch: Batch) -> tuple[int, bool]:
         """Add to the batch whatever else waits; return how many pieces it was, and whether the end was among them."""
@@ -184,20 +178,24 @@ class Writer:
             pieces += 1
         return pieces, False
 
-    def _outcomes(self, batch: Batch) -> Settled:
+    def _outcomes(self, batch: Batch, patience: float) -> Settled:
         """Commit a batch and return what is to be told to whom."""
         began = time.perf_counter()
         try:
             self._guard()
             submissions = [submission for submission, _ in batch]
-            outcomes = commit_group(self._connection, self._store, submissions, self._tidings)
+            outcomes = commit_group(self._connection, self._store, submissions, self._tidings, patience=patience)
             self._tidings.tell()
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
             self._tidings.forget()
             if len(batch) > 1 and not concerns_all(error):
                 # One submission contradicts the store or is too much for it: it must not take the others down.
-                return [settled for item in batch for settled in self._outcomes([item])]
+                return [settled for item in batch for settled in self._outcomes([item], patience)]
             told = translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
+            if patience and isinstance(told, StoreLockedError):
+                # Who it is that the others wait for, and what can be done about it.
+                who = holder(self._database)
+                told = StoreLockedError(self._store, who) if who is not None else told
             outcomes = [told] * len(batch)
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
