@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,13 +41,12 @@ PAUSE = 0.02
 """Seconds between two measured wake-ups, so that each finds the worker asleep."""
 
 
-steps_here = 0
-"""How many activities this process has executed."""
+executed: Counter[str] = Counter()
+"""How often this process has executed which activity."""
 
 
 async def step(number: int) -> int:
-    global steps_here
-    steps_here += 1
+    executed["step"] += 1
     return number + 1
 
 
@@ -88,7 +88,7 @@ async def work(database: Path) -> None:
             registry.add_workflow(function)
         runtime.look_for_work()
         await asyncio.to_thread(sys.stdin.readline)
-    print(steps_here, flush=True)
+    print(executed["step"], flush=True)
 
 
 class Workers:
@@ -160,9 +160,9 @@ def throughput(folder: Path, processes: int, instances: int, chosen: Options) ->
         group.tell()
         until_all_ended(database)
         taken = time.perf_counter() - begun
-        executed = group.end()
-    assert sum(executed) == instances * STEPS_EACH, executed
-    return sum(executed) / taken, max(executed) / sum(executed)
+        each = group.end()
+    assert sum(each) == instances * STEPS_EACH, each
+    return sum(each) / taken, max(each) / sum(each)
 
 
 def measure_throughput(chosen: Options, phases: Phases, figures: Repeated) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import signal
 from collections import Counter
@@ -14,9 +15,10 @@ from typing import Any
 from tests.shapes import ALL, REGISTRY, Shape, effects
 
 from perdure.base.errors import InstanceError, RunFailedError
-from perdure.base.events import HistoryRow, TaskCompleted, TaskScheduled
+from perdure.base.events import ExecutionStarted, HistoryRow, TaskCompleted, TaskScheduled
 from perdure.base.faults import CrashPoint, arm
 from perdure.components.history.sqlite import SQLiteHistoryStore
+from perdure.ports.history_store import InstanceQuery
 from perdure.runtime.embedded import EmbeddedRuntime
 
 PATIENCE = 60.0
@@ -89,6 +91,9 @@ async def _one(runtime: EmbeddedRuntime, log: Path, shape: Shape, accepted: Any)
         problem = ""
     assert (shape.error or "") in problem, f"{shape.name}: {problem}"
     assert bool(problem) == bool(shape.error), f"{shape.name}: {problem}"
+    for other in shape.children:
+        with contextlib.suppress(RunFailedError):
+            await runtime.wait(shape.name + other, PATIENCE)
 
 
 async def _send(runtime: EmbeddedRuntime, instance_id: str, name: str, data: Any) -> None:
@@ -114,9 +119,12 @@ class Records:
 def _completed(instance_id: str, rows: Iterable[HistoryRow]) -> list[str]:
     keys: dict[int, str] = {}
     found: list[str] = []
+    generation = ""
     for event in (event for row in rows for event in row.events):
-        if isinstance(event, TaskScheduled):
-            keys[event.id] = f"{instance_id}/{event.call_id}"
+        if isinstance(event, ExecutionStarted):
+            generation = f"{event.generation}/" if event.generation else ""
+        elif isinstance(event, TaskScheduled):
+            keys[event.id] = f"{instance_id}/{generation}{event.call_id}"
         elif isinstance(event, TaskCompleted):
             found.append(keys[event.task_id])
     return found
@@ -131,7 +139,7 @@ async def _read_records(store: Path) -> Records:
     history = SQLiteHistoryStore(store)
     await history.open()
     try:
-        records = await history.instances(limit=1_000_000)
+        records = await history.instances(InstanceQuery(limit=1_000_000))
         rows = await history.load([record.key for record in records])
         return Records({record.instance_id: rows[record.key] for record in records})
     finally:

@@ -27,6 +27,7 @@ from perdure.base.events import (
 )
 from perdure.engine.replay import Execution
 from perdure.workflows.context import WorkflowContext
+from perdure.workflows.registry import Registry
 
 # -- the language
 
@@ -119,11 +120,11 @@ class ProgramWorkflow:
     """A program as a workflow."""
 
     def __init__(self, program: Node, name: str = "program") -> None:
-        self.name = name
+        self.name, self.keys, self.retention = name, (name,), None
         self._program = program
 
     def begin(self, execution: Execution, argument: Any) -> Generator[Any, Any, Any]:
-        context = WorkflowContext(execution, lambda name: (str(name), None))
+        context = WorkflowContext(execution, Registry())
         return _run(context, self._program)  # type: ignore[return-value]
 
 

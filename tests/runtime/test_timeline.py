@@ -10,6 +10,7 @@ from perdure.base.events import (
     AnyEvent,
     EventRaised,
     ExecutionCompleted,
+    ExecutionResumed,
     ExecutionStarted,
     ExecutionTerminated,
     Failure,
@@ -126,7 +127,7 @@ def test_an_answer_may_be_the_result_itself():
 def test_timers_and_events_are_entries_and_the_engines_own_notes_are_not():
     approval = EventRaised(name="approval", input=raw("yes"))
     note = EventRaised(name="perdure.not_started", input=raw([0]))
-    resumed = EventRaised(name="perdure.resumed")
+    resumed = ExecutionResumed()
     timer = TimerCreated(id=0, fire_at=101.5)
     entries = timeline(history((STARTED, timer), (TimerFired(timer_id=0),), (approval,), (note,), (resumed,)))
     assert [entry.kind for entry in entries] == [Kind.START, Kind.TIMER, Kind.EVENT, Kind.RESUME]

@@ -31,7 +31,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from perdure.base.errors import ActivityFailedError
+from perdure.base.errors import ActivityFailedError, TaskCancelledError
 from perdure.base.events import HistoryRow, RetryPolicy, TaskCompleted, TaskScheduled
 from perdure.engine.activity import current_activity
 from perdure.workflows.registry import Registry
@@ -52,6 +52,8 @@ class Shape:
         error: part of the RunFailedError's text; None for a run that completes.
         events: external events (name, data) to send, in this order.
         counts: completions that the finished history records, by activity.
+        children: completions that the finished histories of the other instances record that the run starts, by the
+            end of their id, which begins with the run's own.
     """
 
     name: str
@@ -61,6 +63,12 @@ class Shape:
     error: str | None = None
     events: tuple[tuple[str, Any], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    children: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def expected_counts(self) -> dict[str, dict[str, int]]:
+        """Return the completions that finished histories record, by instance and activity."""
+        others = {self.name + end: dict(counts) for end, counts in self.children.items()}
+        return {self.name: dict(self.counts), **others}
 
     def input(self, log: str | Path) -> Any:
         """Return the workflow's input for an effects log."""
@@ -390,6 +398,112 @@ def plain(ctx: Any, log: str) -> str:
     return f"done by {ctx.instance_id}"
 
 
+@_workflow
+async def summed(ctx: Any, given: dict[str, Any]) -> int:
+    """A child: sums in as many steps as there are numbers."""
+    total = 0
+    for number in given["numbers"]:
+        total = await ctx.call_activity(add, input=_sum(given["log"], total, number))
+    return total
+
+
+@_workflow
+async def refused_child(ctx: Any, log: str) -> None:
+    await ctx.call_activity(refuse, input={"log": log})
+
+
+@_workflow
+async def fails_at_first(ctx: Any, log: str) -> str:
+    """A child that fails unless it is the second attempt, which its id says."""
+    await ctx.call_activity(add, input=_sum(log, 0, 0))
+    if not ctx.instance_id.endswith("-2"):
+        raise ConnectionError("the line is busy")
+    return "through"
+
+
+@_workflow
+async def patient(ctx: Any, _: Any) -> Any:
+    return await ctx.wait_for_external_event("wake")
+
+
+@_workflow
+async def children(ctx: Any, log: str) -> list[int]:
+    calls = [ctx.call_child_workflow(summed, input={"log": log, "numbers": [n, n, n]}) for n in (1, 2, 3)]
+    return await ctx.when_all(calls)
+
+
+@_workflow
+async def grandchildren(ctx: Any, log: str) -> int:
+    first = await ctx.call_child_workflow(children, input=log)
+    return sum(first) + await ctx.call_activity(add, input=_sum(log, 1, 1))
+
+
+@_workflow
+async def children_that_fail(ctx: Any, log: str) -> list[str]:
+    policy = RetryPolicy(max_attempts=2, initial_backoff=0.01)
+    name = f"{ctx.instance_id}:chosen"
+    again = ctx.call_child_workflow(fails_at_first, input=log, instance_id=name, retry_policy=policy)
+    never = ctx.call_child_workflow("refused_child", input=log)
+    taken = ctx.call_child_workflow(summed, input={"log": log, "numbers": []}, instance_id=ctx.instance_id)
+    found = await ctx.when_all([again, never, taken], return_exceptions=True)
+    return [one if isinstance(one, str) else one.failure.error_type for one in found]
+
+
+@_workflow
+async def talks_to_its_child(ctx: Any, log: str) -> Any:
+    child = ctx.call_child_workflow(patient, instance_id=f"{ctx.instance_id}:patient")
+    await ctx.call_activity(add, input=_sum(log, 1, 1))
+    ctx.send_event(f"{ctx.instance_id}:patient", "wake", {"by": "its parent"})
+    return await child
+
+
+@_workflow
+async def cancels_the_losers(ctx: Any, log: str) -> str:
+    quick = ctx.call_activity(add, input=_sum(log, 1, 1))
+    slow = ctx.call_activity(dawdle, input={"log": log, "seconds": 60})
+    child = ctx.call_child_workflow(patient, instance_id=f"{ctx.instance_id}:loser")
+    alarm, event = ctx.create_timer(60), ctx.wait_for_external_event("never")
+    winner = await ctx.when_any([quick, slow, child, alarm, event], cancel_losers=True)
+    try:
+        await slow
+    except TaskCancelledError:
+        return "cancelled" if winner is quick else "another one won"
+    return "not cancelled"
+
+
+@_workflow
+async def three_generations(ctx: Any, given: Any) -> list[Any]:
+    """Reads one letter a generation; those that came too early are carried over."""
+    log, letters = (given, []) if isinstance(given, str) else given
+    letters = [*letters, await ctx.wait_for_external_event(f"letter {ctx.generation}")]
+    await ctx.call_activity(add, input=_sum(log, ctx.generation, 1))
+    await ctx.call_child_workflow(summed, input={"log": log, "numbers": [1]})
+    if ctx.generation < 2:
+        ctx.continue_as_new([log, letters])
+        return []
+    return letters
+
+
+@_workflow
+async def patched(ctx: Any, log: str) -> list[Any]:
+    before = ctx.is_patched("first")
+    await ctx.call_activity(add, input=_sum(log, 1, 1))
+    both = [ctx.is_patched("first"), ctx.is_patched("second")]
+    await ctx.call_activity(add, input=_sum(log, 1, 1))
+    same = ctx.new_uuid() != ctx.new_uuid(), 0 <= ctx.random.random() < 1
+    ctx.set_custom_status({"progress": 1.0})
+    ctx.set_attributes(tenant="acme", size=3)
+    return [before, *both, *same]
+
+
+@_workflow
+async def starts_another(ctx: Any, log: str) -> str:
+    given = {"log": log, "numbers": [1, 2]}
+    started = ctx.start_workflow(summed, input=given, instance_id=f"{ctx.instance_id}:apart")
+    await ctx.call_activity(add, input=_sum(log, 1, 1))
+    return started.rpartition(":")[2]
+
+
 def _itself(log: str) -> str:
     return log
 
@@ -451,6 +565,48 @@ ALL: tuple[Shape, ...] = (
         [*range(8), 28],
         counts={"add": 4, "add_in_thread": 5},
     ),
+    Shape(
+        "children",
+        children,
+        _itself,
+        [3, 6, 9],
+        children={":0000": {"add": 3}, ":0001": {"add": 3}, ":0002": {"add": 3}},
+    ),
+    Shape(
+        "grandchildren",
+        grandchildren,
+        _itself,
+        20,
+        counts={"add": 1},
+        children={":0000": {}, ":0000:0000": {"add": 3}, ":0000:0001": {"add": 3}, ":0000:0002": {"add": 3}},
+    ),
+    Shape(
+        "children-that-fail",
+        children_that_fail,
+        _itself,
+        ["through", "ActivityFailedError", "InstanceExistsError"],
+        children={":chosen": {"add": 1}, ":chosen-2": {"add": 1}, ":0001": {}},
+    ),
+    Shape(
+        "talks-to-its-child",
+        talks_to_its_child,
+        _itself,
+        {"by": "its parent"},
+        counts={"add": 1},
+        children={":patient": {}},
+    ),
+    Shape("cancels-the-losers", cancels_the_losers, _itself, "cancelled", counts={"add": 1}, children={":loser": {}}),
+    Shape(
+        "three-generations",
+        three_generations,
+        _itself,
+        ["a", "b", "c"],
+        events=(("letter 2", "c"), ("letter 1", "b"), ("letter 0", "a")),
+        counts={"add": 1},
+        children={":0001": {"add": 1}, ":1:0001": {"add": 1}, ":2:0001": {"add": 1}},
+    ),
+    Shape("patched", patched, _itself, [True] * 5, counts={"add": 2}),
+    Shape("starts-another", starts_another, _itself, "apart", counts={"add": 1}, children={":apart": {"add": 2}}),
     Shape("plain", plain, _itself, "done by plain", counts={}),
 )
 """The whole corpus. An instance of ``plain`` must have the id ``plain``; the others do not look at theirs."""

@@ -98,7 +98,7 @@ def test_a_workflow_name_that_belongs_to_another_function_is_refused():
 
 def test_a_workflow_object_keeps_its_name():
     class Custom:
-        name = "custom"
+        name, keys, retention = "custom", ("custom",), None
 
         def begin(self, execution: Any, argument: Any) -> Any:
             raise NotImplementedError

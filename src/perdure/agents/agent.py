@@ -26,21 +26,33 @@ from perdure.workflows.registry import Registry
 class AgentWorkflow:
     """An agent's loop under its workflow name."""
 
-    __slots__ = ("agent", "name")
+    __slots__ = ("agent", "keys", "name", "retention")
 
     def __init__(self, agent: DurableAgent) -> None:
         self.agent = agent
         self.name = agent.agent_workflow_name
+        self.keys = (self.name,)
+        self.retention = None
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the loop's steps."""
         # A coroutine sends and throws as a generator does.
-        return agent_loop(WorkflowContext(execution, _by_name), self.agent, argument)  # type: ignore[return-value]
+        return agent_loop(WorkflowContext(execution, _BY_NAME), self.agent, argument)  # type: ignore[return-value]
 
 
-def _by_name(activity: Callable[..., Any] | str) -> Callee:
-    assert isinstance(activity, str), "the loop calls its activities by name"
-    return activity, None
+class _ByName:
+    """The loop calls its activities by name; nothing has to be known of the code around it."""
+
+    def callee(self, activity: Callable[..., Any] | str) -> Callee:
+        assert isinstance(activity, str), "the loop calls its activities by name"
+        return activity, None
+
+    def child(self, workflow: Callable[..., Any] | str, app_id: str | None) -> Callee:
+        assert isinstance(workflow, str), f"the loop calls workflows by name, in app {app_id} as elsewhere"
+        return workflow, None
+
+
+_BY_NAME = _ByName()
 
 
 def _texts(field: str, given: Sequence[str] | str) -> list[str]:

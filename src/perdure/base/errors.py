@@ -12,6 +12,8 @@ Exception
     │   ├── InstanceExistsError       the id is taken by a run of something else
     │   └── RunFailedError            the awaited run failed or was terminated
     ├── ActivityFailedError           inside a workflow: an activity failed for good
+    ├── ChildWorkflowFailedError      inside a workflow: a child workflow failed for good
+    ├── TaskCancelledError            inside a workflow: what was awaited was cancelled by the workflow itself
     ├── NonDeterminismError           the code no longer agrees with the recorded history
     ├── StoreError
     │   ├── StoreLockedError          another process holds the write lock
@@ -127,6 +129,21 @@ class ActivityFailedError(PerdureError):
     def __init__(self, activity: str, failure: Failure) -> None:
         self.activity, self.failure = activity, failure
         super().__init__(f"activity {activity!r} failed: {failure.error_type}: {failure.message}")
+
+
+class ChildWorkflowFailedError(PerdureError):
+    """A child workflow failed for good, was terminated, or could not be started."""
+
+    def __init__(self, workflow: str, instance_id: str, failure: Failure) -> None:
+        self.workflow, self.instance_id, self.failure = workflow, instance_id, failure
+        super().__init__(f"child workflow {workflow!r} ({instance_id}) failed: {failure.error_type}: {failure.message}")
+
+
+class TaskCancelledError(PerdureError):
+    """A task that the workflow has cancelled was awaited."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason} was cancelled by the workflow; await it before it is cancelled, or not at all")
 
 
 class NonDeterminismError(PerdureError):

@@ -17,7 +17,11 @@ NULL = msgspec.Raw(b"null")
 class Status(StrEnum):
     """Where an instance stands, in the words of the durable-task protocol."""
 
+    PENDING = "PENDING"
+    """Accepted, and not begun: its start was put off, or it waits for its turn."""
+
     RUNNING = "RUNNING"
+    SUSPENDED = "SUSPENDED"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     TERMINATED = "TERMINATED"
@@ -25,7 +29,13 @@ class Status(StrEnum):
     @property
     def finished(self) -> bool:
         """Whether an instance with this status will never move again."""
-        return self is not Status.RUNNING
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED})
+
+UNFINISHED = (Status.PENDING, Status.RUNNING, Status.SUSPENDED)
+"""The statuses of instances that are yet to end."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -81,11 +91,37 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """Something that happened to an instance, or that its code decided."""
 
 
+class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Who called a child workflow.
+
+    Attributes:
+        instance_id: the calling instance.
+        task_id: its decision, which the child's end completes.
+        generation: how often the caller had continued as new when it called; its later generations do not know the
+            call.
+    """
+
+    instance_id: str
+    task_id: int
+    generation: int = 0
+
+
 class ExecutionStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
-    """The instance was accepted."""
+    """The instance was accepted, or continues as new.
+
+    Attributes:
+        name: the workflow's registered name.
+        input: its input, encoded.
+        version: the version of the workflow that it began with; empty for a workflow without versions.
+        generation: how often the instance has continued as new.
+        parent: who called it and is told of its end, or None.
+    """
 
     name: str
     input: msgspec.Raw = NULL
+    version: str = ""
+    generation: int = 0
+    parent: Parent | None = None
 
 
 class TaskScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
@@ -126,6 +162,56 @@ class TaskFailed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True,
     failure: Failure
 
 
+class SubOrchestrationInstanceCreated(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The code called a child workflow.
+
+    Attributes:
+        id: number of this decision within the instance.
+        name: the child's registered name.
+        instance_id: the child's id.
+        app_id: the app that executes it; None for the caller's own.
+        detached: nobody is told of its end.
+        retry: the policy of the call, in its first attempt.
+        attempt: 1 for the first call, then one more for each retry.
+        retry_of: id of the first call.
+    """
+
+    id: int
+    name: str
+    instance_id: str
+    input: msgspec.Raw = NULL
+    app_id: str | None = None
+    detached: bool = False
+    retry: RetryPolicy | None = None
+    attempt: int = 1
+    retry_of: int | None = None
+
+
+class SubOrchestrationInstanceCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """A child workflow returned; ``generation`` is the caller's when it called."""
+
+    task_id: int
+    result: msgspec.Raw = NULL
+    generation: int = 0
+
+
+class SubOrchestrationInstanceFailed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """A child workflow failed, was terminated, or could not be started."""
+
+    task_id: int
+    failure: Failure
+    generation: int = 0
+
+
+class EventSent(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The code sent an event to another instance."""
+
+    id: int
+    instance_id: str
+    name: str
+    input: msgspec.Raw = NULL
+
+
 class TimerCreated(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
     """The code asked to be woken at a time (seconds since the epoch); ``retry_of`` marks the wait before a retry."""
 
@@ -147,10 +233,35 @@ class EventRaised(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True
     input: msgspec.Raw = NULL
 
 
-class ExecutionTerminated(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
-    """Somebody outside ended the instance."""
+class ExecutionSuspended(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """Somebody outside held the instance: what reaches it from now on is kept, and takes effect when it is resumed."""
 
     reason: str = ""
+
+
+class ExecutionResumed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """Somebody outside let the instance go on: a suspended one, or a stalled one that is to be tried again."""
+
+    reason: str = ""
+
+
+class ExecutionTerminated(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """Somebody outside ended the instance, and with it, if ``recurse``, the child workflows that it called."""
+
+    reason: str = ""
+    recurse: bool = True
+
+
+class ContinueAsNew(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
+    """The code ended this generation of the instance: it begins again with another input and an empty history.
+
+    Attributes:
+        input: the next generation's input.
+        carried: the events that came and were not read, for the next generation.
+    """
+
+    input: msgspec.Raw = NULL
+    carried: tuple[EventRaised, ...] = ()
 
 
 class ExecutionCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
@@ -161,10 +272,24 @@ class ExecutionCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, t
     failure: Failure | None = None
 
 
-Incoming = TaskCompleted | TaskFailed | TimerFired | EventRaised | ExecutionStarted | ExecutionTerminated
+Incoming = (
+    TaskCompleted
+    | TaskFailed
+    | TimerFired
+    | SubOrchestrationInstanceCompleted
+    | SubOrchestrationInstanceFailed
+    | EventRaised
+    | ExecutionStarted
+    | ExecutionSuspended
+    | ExecutionResumed
+    | ExecutionTerminated
+)
 """What reaches an instance from outside its code."""
 
-Action = TaskScheduled | TimerCreated | ExecutionCompleted
+Called = TaskScheduled | SubOrchestrationInstanceCreated
+"""A call that is answered later: of an activity, or of a child workflow."""
+
+Action = Called | TimerCreated | EventSent | ContinueAsNew | ExecutionCompleted
 """What an instance's code decides."""
 
 AnyEvent = Incoming | Action
@@ -215,13 +340,21 @@ def describe(event: AnyEvent | None) -> str:
     """Return one event as a person reads it, for error messages."""
     match event:
         case None:
-            return "nothing (the code asked for nothing here)"
+            text = "nothing (the code asked for nothing here)"
         case TaskScheduled():
-            again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
-            return f"call_activity {event.name!r} as #{event.id}{again}"
+            text = f"call_activity {event.name!r} as #{event.id}{_attempt(event)}"
+        case SubOrchestrationInstanceCreated():
+            text = f"call_child_workflow {event.name!r} as #{event.id}{_attempt(event)}"
         case TimerCreated():
-            return f"create_timer as #{event.id}"
+            text = f"create_timer as #{event.id}"
+        case EventSent():
+            text = f"send_event {event.name!r} as #{event.id}"
         case ExecutionCompleted():
-            return f"end of the workflow: {event.status}"
+            text = f"end of the workflow: {event.status}"
         case _:
-            return type(event).__name__
+            text = type(event).__name__
+    return text
+
+
+def _attempt(event: Called) -> str:
+    return f" (attempt {event.attempt})" if event.attempt > 1 else ""

@@ -7,8 +7,11 @@ import os
 import re
 import time
 
+from perdure.base.errors import UsageError
+
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
 _DIGEST_BYTES = 20
+_ID_LENGTH = 256
 
 
 def new_instance_id() -> str:
@@ -17,6 +20,21 @@ def new_instance_id() -> str:
     Ids that sort by time keep neighbours together in the store's indexes.
     """
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def require_usable_id(given: str, field: str = "instance_id") -> None:
+    """Refuse what cannot be an instance id, or an app id.
+
+    Raises:
+        UsageError: it is empty, longer than 256 characters, or no text that a store keeps.
+    """
+    usable = 0 < len(given) <= _ID_LENGTH and "\0" not in given
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise UsageError(f"{field} is {given!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
 
 
 def digest(*parts: bytes) -> str:
@@ -40,3 +58,21 @@ def sanitized_name(name: str) -> str:
     if len(cleaned) > 64:
         raise ValueError(f"the name {name!r} has {len(cleaned)} characters; at most 64 are allowed: shorten it")
     return cleaned
+
+
+def agent_workflow_name(agent: str, framework: str = "") -> str:
+    """Return the registered name of an agent's workflow (reference: wire.md, 1.2).
+
+    Args:
+        agent: the agent's name, or the name of its workflow already.
+        framework: what the agent is written with; empty, or a spelling of "Dapr Agents", for this one's own agents.
+
+    Raises:
+        ValueError: more than 64 characters of the name are left when it is sanitised.
+    """
+    if agent.startswith("dapr.") and agent.endswith(".workflow"):
+        return agent
+    kind = framework.lower()
+    if re.sub(r"[ ._-]", "", kind) in {"", "dapragents"}:
+        return f"dapr.agents.{sanitized_name(agent)}.workflow"
+    return f"dapr.{re.sub(r'[ _]', '-', kind)}.{sanitized_name(agent)}.workflow"

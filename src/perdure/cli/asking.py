@@ -15,13 +15,13 @@ import msgspec
 from perdure.agents.agent import DurableAgent
 from perdure.base.codec import encode
 from perdure.base.errors import UsageError
-from perdure.base.events import ExecutionStarted, Status
+from perdure.base.events import UNFINISHED, ExecutionStarted
 from perdure.cli import ending, terminal
 from perdure.cli.formats import ago, cleaned, plural
 from perdure.cli.live import Story
 from perdure.cli.watching import follow
 from perdure.components.history.sqlite import SQLiteHistoryStore
-from perdure.ports.history_store import HistoryStore, InstanceRecord
+from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.inspect import Inspection, Inspector
 from perdure.runtime.location import app_id_of, store_path
@@ -233,7 +233,7 @@ async def unfinished_runs(store: HistoryStore, app_id: str, workflow: str) -> li
     before: int | None = None
     while True:
         page = await store.instances(
-            status=Status.RUNNING, app_id=app_id, workflow=workflow, limit=_PAGE, before=before
+            InstanceQuery(status=UNFINISHED, app_id=app_id, workflow=workflow, limit=_PAGE, before=before)
         )
         found.extend(page)
         if len(page) < _PAGE:

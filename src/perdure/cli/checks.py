@@ -21,11 +21,12 @@ import msgspec
 
 import perdure
 from perdure.base.errors import StoreError
-from perdure.base.events import Status
+from perdure.base.events import UNFINISHED
 from perdure.cli.formats import plural
 from perdure.cli.options import looking
 from perdure.cli.standing import standing
 from perdure.components.history.sqlite.connection import MINIMUM_SQLITE, connect
+from perdure.ports.history_store import InstanceQuery
 from perdure.runtime.embedded import EmbeddedRuntime
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -181,7 +182,7 @@ def _facts(path: Path, facts: dict[str, Any]) -> Sequence[Check]:
 
 
 async def _unfinished(runtime: EmbeddedRuntime) -> list[Check]:
-    records = await runtime.store.instances(status=Status.RUNNING, limit=_LOOKED_AT)
+    records = await runtime.store.instances(InstanceQuery(status=UNFINISHED, limit=_LOOKED_AT))
     states = [standing(record, time.time()).state for record in records]
     found: list[Check] = []
     for state, text, remedy in (

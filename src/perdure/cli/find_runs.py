@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.base.errors import InstanceNotFoundError, UsageError
 from perdure.cli.formats import cleaned, plural
-from perdure.ports.history_store import HistoryStore, InstanceRecord
+from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
 
 _PAGE = 1000
 _LISTED = 5
@@ -35,7 +35,7 @@ async def _beginning(store: HistoryStore, prefix: str) -> list[InstanceRecord]:
     found: list[InstanceRecord] = []
     before: int | None = None
     while True:
-        page = await store.instances(limit=_PAGE, before=before)
+        page = await store.instances(InstanceQuery(limit=_PAGE, before=before))
         found.extend(record for record in page if record.instance_id.startswith(prefix))
         if len(page) < _PAGE:
             return found

@@ -101,7 +101,7 @@ def _doing(step: Step) -> str:
 def _lines_of(step: Step) -> Iterator[_Said]:
     entry = step.entry
     at = entry.started_at
-    if entry.kind is Kind.ACTIVITY:
+    if entry.kind in {Kind.ACTIVITY, Kind.CHILD}:
         yield from _attempts(step)
         if entry.ended_at is not None and not entry.is_open:
             yield "end", entry.ended_at, _model_end(step) if step.role == "model" else _call_end(step)
@@ -116,8 +116,13 @@ def _lines_of(step: Step) -> Iterator[_Said]:
     elif entry.kind is Kind.ANSWER:
         decision = step.input.get("decision", "") if isinstance(step.input, dict) else ""
         yield "answer", at, Text(f"! {step.name} (task {entry.task}): a human says {decision}", style="magenta")
+    elif entry.kind is Kind.SENT:
+        text = f"sent {shortened(entry.name, 60)} to {entry.instance} {shortened(as_text(step.input), 80)}"
+        yield "sent", at, Text(text, style="cyan")
+    elif entry.kind is Kind.SUSPEND:
+        yield "suspend", at, Text(f"held: {entry.name}", style="magenta")
     elif entry.kind is Kind.RESUME:
-        yield "resume", at, Text("a human asked for another try", style="magenta")
+        yield "resume", at, Text(f"let go on: {entry.name}", style="magenta")
 
 
 def _attempts(step: Step) -> Iterator[_Said]:

@@ -20,7 +20,7 @@ from perdure.cli.live import Story
 from perdure.cli.options import WAITS_FOR_HUMAN, JsonOption, RunArgument, StoreOption, looking, run_async
 from perdure.cli.standing import Standing, standing
 from perdure.cli.watching import follow
-from perdure.ports.history_store import HistoryStore, InstanceRecord
+from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
 from perdure.runtime.inspect import Inspection, Inspector
 from perdure.runtime.location import store_path
 
@@ -154,7 +154,8 @@ async def _listed(
     store: Path | None, status: Status | None, workflow: str | None, limit: int
 ) -> Sequence[tuple[InstanceRecord, Standing]]:
     async with looking(store) as runtime:
-        records = await runtime.store.instances(status=status, workflow=workflow, limit=limit)
+        query = InstanceQuery(status=() if status is None else (status,), workflow=workflow, limit=limit)
+        records = await runtime.store.instances(query)
         return [(record, await _standing(runtime.store, record)) for record in records]
 
 

@@ -11,7 +11,7 @@ from perdure.cli.formats import duration, shortened
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, agent_of
 
-State = Literal["finished", "executing", "ready", "asks", "stalled", "waiting"]
+State = Literal["finished", "executing", "ready", "asks", "stalled", "held", "waiting"]
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
@@ -28,7 +28,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     @property
     def needs_human(self) -> bool:
         """Whether it goes on only after ``perdure runs resume``."""
-        return self.state in {"asks", "stalled"}
+        return self.state in {"asks", "stalled", "held"}
 
 
 def standing(record: InstanceRecord, now: float, inspection: Inspection | None = None) -> Standing:
@@ -43,11 +43,18 @@ def standing(record: InstanceRecord, now: float, inspection: Inspection | None =
         return Standing("finished", _end(record, inspection))
     if record.owner is not None:
         return Standing("executing", f"executed by {record.owner}")
+    if record.status is Status.PENDING and record.due is not None and record.due > now:
+        return Standing("waiting", f"begins in {duration(record.due - now)}")
     if record.due is not None and record.due <= now:
         return Standing("ready", "waits for its app to run")
-    waits: dict[str, Any] = msgspec.json.decode(record.waits) if record.waits else {}
+    return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
+
+
+def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) -> Standing:
     if "stalled" in waits:
         return Standing("stalled", f"stalled: {waits['stalled']}")
+    if "suspended" in waits:
+        return Standing("held", _held(waits["suspended"]))
     if "asks" in waits:
         return Standing("asks", _asks(waits["asks"], inspection))
     return Standing("waiting", _waits(waits, now) or "waits for its app to run")
@@ -67,6 +74,10 @@ def _end(record: InstanceRecord, inspection: Inspection | None) -> str:
     return f"{failure.error_type}: {failure.message}"
 
 
+def _held(reason: str) -> str:
+    return f"suspended: {reason}" if reason else "suspended"
+
+
 def _asks(asked: list[dict[str, Any]], inspection: Inspection | None) -> str:
     names = {attempt.task: step.name for step in _steps(inspection) for attempt in step.entry.attempts}
     listed = [f"{names.get(ask['task'], ask['activity'])} (task {ask['task']})" for ask in asked]
@@ -79,9 +90,14 @@ def _steps(inspection: Inspection | None) -> Any:
 
 def _waits(waits: dict[str, Any], now: float) -> str:
     found: list[str] = [f"event {name!r}" for name in waits.get("events", ())]
+    for child in waits.get("children", ()):
+        where = f" of app {child['app']!r}" if "app" in child else ""
+        found.append(f"child workflow {child['workflow']}{where} ({child['instance']})")
     for retry in waits.get("retries", ()):
         wait = duration(max(0.0, retry["at"] - now))
-        found.append(f"attempt {retry['attempt']} of {_activity(retry['activity'])} in {wait}")
+        of = f" of {retry['of']}" if "of" in retry else ""
+        what = _activity(retry["activity"]) if "activity" in retry else retry["workflow"]
+        found.append(f"attempt {retry['attempt']}{of} of {what} in {wait}")
     if "timer" in waits:
         found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}")
     if "stuck" in waits:

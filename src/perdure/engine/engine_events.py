@@ -11,8 +11,17 @@ ASKED = "perdure.asked"
 ANSWERED = "perdure.answered"
 """A human has said so; the input is an object with the attempt's id as ``task``."""
 
-RESUMED = "perdure.resumed"
-"""A human asked for another try of a stalled instance."""
+PATCHED = "perdure.patched"
+"""The code asked for the first time whether a patch applies, and it does; the input is the patch's name."""
+
+CANCELLED = "perdure.cancelled"
+"""The code cancelled a call of an activity; the input is the id of its first attempt."""
+
+TERMINATE = "perdure.terminate"
+"""Sent to a child workflow: its caller needs it no longer."""
+
+NOTES = frozenset({PATCHED, CANCELLED})
+"""Events that the code's own decisions leave in a history, for people and for later replays."""
 
 NOT_STARTED = "perdure.not_started"
 """A worker stopped before it began these attempts; the input is the list of their ids."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import msgspec
 
@@ -10,6 +11,7 @@ from perdure.base.codec import NOTHING, ConversationKey, Link, Reference, Resolv
 from perdure.base.events import AnyEvent, TaskScheduled
 from perdure.engine.activity import Outcome
 from perdure.engine.replay import Execution, Workflow
+from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
 
@@ -40,6 +42,7 @@ class Held:
         key: the store's number of the instance.
         instance_id: its id.
         workflow: its function.
+        kept_under: the key of the workflow that the store keeps it under.
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
         last_signal: the highest inbox position seen.
@@ -58,6 +61,7 @@ class Held:
         "busy",
         "execution",
         "instance_id",
+        "kept_under",
         "key",
         "last_signal",
         "next_seq",
@@ -67,10 +71,11 @@ class Held:
         "workflow",
     )
 
-    def __init__(self, key: int, instance_id: str, workflow: Workflow, next_seq: int) -> None:
+    def __init__(self, key: int, instance_id: str, workflow: Workflow, next_seq: int, kept_under: str) -> None:
         self.key = key
         self.instance_id = instance_id
         self.workflow = workflow
+        self.kept_under = kept_under
         self.execution: Execution | None = None
         self.next_seq = next_seq
         self.last_signal = 0
@@ -117,6 +122,21 @@ class Held:
             self._blobs, self._conversations, self._links, self._consumed = {}, {}, [], []
         return taken
 
+    def new_key(self) -> str | None:
+        """Return the key that the store is to keep the instance under from now on, or None for as before."""
+        return None if self.kept_under in self.workflow.keys else self.workflow.keys[0]
+
+    def runs_any(self, execution: Execution) -> bool:
+        """Whether an activity runs here whose outcome matters."""
+        return any(execution.is_pending(task_id) for task_id in self.running)
+
+    def cancel(self, task_ids: Iterable[int]) -> None:
+        """Stop activities that run here and whose outcome no longer matters."""
+        for task_id in task_ids:
+            task = self.running.pop(task_id, None)
+            if task is not None:
+                task.cancel()
+
     def disarm(self) -> None:
         """Forget the armed wake-up."""
         if self.timer is not None:
@@ -126,9 +146,7 @@ class Held:
     def abandon(self) -> None:
         """Stop everything that runs for this instance here; the store knows what is to be done again."""
         self.disarm()
-        for task in self.running.values():
-            task.cancel()
-        self.running.clear()
+        self.cancel(list(self.running))
         if self.execution is not None:
             self.execution.close()
             self.execution = None
@@ -147,6 +165,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
             instances in memory takes a quarter of the time at the default of 700; None leaves the setting alone.
+        retention: how long instances of workflows that declare nothing are kept after their end.
+        sweep: seconds between two looks for instances that need not be kept any longer.
         put_away: put every function away after each step; a test mode that must change nothing but speed.
     """
 
@@ -157,4 +177,6 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000
+    retention: Retention = Retention()
+    sweep: float = 600.0
     put_away: bool = False

@@ -7,34 +7,42 @@ the same rows and events give the same actions, always.
 
 from __future__ import annotations
 
-import math
+import contextvars
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from perdure.base.backoff import next_attempt_at
-from perdure.base.codec import NOTHING, ConversationKey, Encoded, Link, Reference, Resolved, decode, encode
+from perdure.base.codec import NOTHING, Link, Resolved, decode, encode
 from perdure.base.errors import (
     ActivityFailedError,
+    ChildWorkflowFailedError,
     Evicted,
     NonDeterminismError,
     PerdureError,
-    UsageError,
     WorkflowAwaitError,
 )
 from perdure.base.events import (
     Action,
     AnyEvent,
+    Called,
+    ContinueAsNew,
     EventRaised,
+    EventSent,
     ExecutionCompleted,
+    ExecutionResumed,
     ExecutionStarted,
+    ExecutionSuspended,
     ExecutionTerminated,
     Failure,
     HistoryRow,
-    RetryPolicy,
+    Parent,
     Status,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
+    SubOrchestrationInstanceFailed,
     TaskCompleted,
     TaskFailed,
     TaskScheduled,
@@ -42,12 +50,19 @@ from perdure.base.events import (
     TimerFired,
     describe,
 )
-from perdure.engine.engine_events import ENGINE_EVENT
+from perdure.engine.engine_events import ENGINE_EVENT, NOTES, PATCHED
 from perdure.engine.failures import failure_of
-from perdure.engine.open_work import Call, Convert, OpenWork
+from perdure.engine.open_work import Call, Unread
+from perdure.engine.requests import Attribute, Requests
 from perdure.engine.tasks import Task
 
+if TYPE_CHECKING:
+    from perdure.engine.retention import Retention
+
 Steps = Generator[Any, Any, Any]
+
+replaying_now: contextvars.ContextVar[bool] = contextvars.ContextVar("perdure_replaying", default=False)
+"""Whether workflow code is being brought back to where its history ends, for loggers."""
 
 
 class Workflow(Protocol):
@@ -56,6 +71,16 @@ class Workflow(Protocol):
     @property
     def name(self) -> str:
         """The registered name."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What instances that it executes are kept under: its own key, then those of the versions that it follows."""
+        ...
+
+    @property
+    def retention(self) -> Retention | None:
+        """How long its instances are kept after their end; None for the worker's own rule."""
         ...
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
@@ -72,6 +97,8 @@ class Decisions(msgspec.Struct, gc=False):
         blobs: content that the actions refer to.
         links: conversation links that the actions refer to.
         resolved: what decoding the actions' inputs in this process needs.
+        custom_status: what the code set in this episode, as JSON; None when it set nothing else than before.
+        attributes: those that the code set in this episode.
     """
 
     events: list[AnyEvent]
@@ -79,9 +106,11 @@ class Decisions(msgspec.Struct, gc=False):
     blobs: dict[str, bytes]
     links: list[Link]
     resolved: Resolved
+    custom_status: str | None = None
+    attributes: dict[str, Attribute] | None = None
 
 
-class Execution(OpenWork):
+class Execution(Requests):
     """One instance's workflow function in the course of its history.
 
     Args:
@@ -89,125 +118,27 @@ class Execution(OpenWork):
         instance_id: the instance's id.
 
     Attributes:
-        now: the workflow's own clock: when the current episode happened, in seconds since the epoch.
-        replaying: whether recorded history is being replayed.
         completed: the end of the instance, once decided.
+        continued: the end of this generation of the instance, once decided.
+        parent: who called the instance, and is told of its end.
     """
 
-    __slots__ = (
-        "_blobs",
-        "_conversations",
-        "_links",
-        "_next_id",
-        "_requested",
-        "_resolved",
-        "_steps",
-        "completed",
-        "evicted",
-        "instance_id",
-        "now",
-        "replaying",
-        "workflow",
-    )
+    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "parent", "workflow")
 
     def __init__(self, workflow: Workflow, instance_id: str) -> None:
-        super().__init__()
+        super().__init__(instance_id)
         self.workflow = workflow
-        self.instance_id = instance_id
-        self.now = 0.0
-        self.replaying = False
         self.completed: ExecutionCompleted | None = None
-        self.evicted = False
+        self.continued: ContinueAsNew | None = None
+        self.parent: Parent | None = None
         self._steps: Steps | None = None
-        self._next_id = 0
-        self._requested: deque[Action] = deque()
-        self._blobs: dict[str, bytes] = {}
-        self._links: list[Link] = []
-        self._conversations: dict[ConversationKey, Reference] = {}
         self._resolved = NOTHING
+        self._status_known: str | None = None
 
-    # -- what the workflow's context asks for
-
-    def call_activity(
-        self,
-        name: str,
-        argument: Any,
-        *,
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        convert: Convert | None = None,
-    ) -> Task[Any]:
-        """Decide to call an activity.
-
-        Args:
-            name: its registered name.
-            argument: its input; must be data.
-            retry: recorded with the call.
-            timeout: seconds that one attempt may take.
-            convert: turns the plain result into what the code expects, such as a model.
-
-        Raises:
-            NotSerializableError: the argument is not data.
-            UsageError: the timeout is no positive number.
-        """
-        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-            raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
-        if self.evicted:
-            return _unreachable()
-        encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
-        scheduled = TaskScheduled(id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout)
-        call = Call(scheduled, self.now, convert)
-        self._calls[scheduled.id] = call
-        self._requested.append(scheduled)
-        return call.task
-
-    def create_timer(self, seconds: float) -> Task[None]:
-        """Decide to wait for some seconds of the wall clock.
-
-        Raises:
-            UsageError: the number is not finite.
-        """
-        if not math.isfinite(seconds):
-            raise UsageError(f"a timer cannot wait {seconds} seconds; to wait for ever, wait for an external event")
-        if self.evicted:
-            return _unreachable()
-        created = TimerCreated(id=self._new_id(), fire_at=self.now + max(0.0, seconds))
-        task: Task[None] = Task("timer")
-        self._timers[created.id] = (created.fire_at, task)
-        self._requested.append(created)
-        return task
-
-    def wait_for_event(self, name: str) -> Task[Any]:
-        """Wait for an external event; one that came earlier and was not read yet completes the task at once.
-
-        Raises:
-            UsageError: the name is one of the engine's own.
-        """
-        if name.startswith(ENGINE_EVENT):
-            raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
-        if self.evicted:
-            return _unreachable()
-        key = name.casefold()
-        task: Task[Any] = Task(f"event {name!r}")
-        unread = self._unread.get(key)
-        if unread:
-            task.resolve(unread.popleft())
-        else:
-            self._waiters.setdefault(key, deque()).append(task)
-        return task
-
-    def forget_waiter(self, name: str, task: Task[Any]) -> None:
-        """Stop a task from taking the next event of this name."""
-        waiters = self._waiters.get(name.casefold())
-        if waiters and task in waiters:
-            waiters.remove(task)
-
-    def forget_timer(self, task: Task[None]) -> None:
-        """Stop waiting for a timer that nobody needs any more."""
-        for timer_id, (_, timer_task) in self._timers.items():
-            if timer_task is task:
-                del self._timers[timer_id]
-                return
+    @property
+    def ended(self) -> bool:
+        """Whether the function has ended, for good or to continue as new."""
+        return self.completed is not None or self.continued is not None
 
     # -- what the worker feeds in
 
@@ -225,9 +156,12 @@ class Execution(OpenWork):
         # The row of acceptance holds no decisions: the first ones come with the first episode. Until that is
         # recorded, the function's beginning runs for the first time.
         self.replaying = len(rows) > 1
+        quiet = replaying_now.set(self.replaying)
         try:
-            for row in rows:
+            for place, row in enumerate(rows):
                 self.now = row.at
+                # What the row of acceptance leads to is recorded in the row after it.
+                self._recorded_patches = _patches_in(row if place else rows[min(1, len(rows) - 1)])
                 for event in row.events:
                     self._replay_one(event)
             self._require_the_end()
@@ -235,8 +169,11 @@ class Execution(OpenWork):
             self.close()
             raise
         finally:
+            replaying_now.reset(quiet)
             self.replaying = False
             self._resolved = NOTHING
+            self._status_known = self.custom_status
+            self.attributes = {}
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -247,20 +184,24 @@ class Execution(OpenWork):
         actions: list[Action] = []
         self._collect(events, actions)
         for event in incoming:
-            if self.completed is not None:
+            if self.ended:
                 break
             if not self._expects(event):
                 continue
             events.append(event)
             self._apply(event)
             self._collect(events, actions)
-        resolved_inputs = NOTHING
-        if self._blobs or self._conversations:
-            resolved_inputs = Resolved(self._blobs, self._conversations)
-        decisions = Decisions(events, actions, self._blobs, self._links, resolved_inputs)
+        decisions = Decisions(events, actions, self._blobs, self._links, self._beside())
+        if self.custom_status != self._status_known:
+            decisions.custom_status = self._status_known = self.custom_status
+        if self.attributes:
+            decisions.attributes, self.attributes = self.attributes, {}
         self._forget_beside()
         self._resolved = NOTHING
         return decisions
+
+    def _beside(self) -> Resolved:
+        return Resolved(self._blobs, self._conversations) if self._blobs or self._conversations else NOTHING
 
     def close(self) -> None:
         """Put the function away: unwind it without letting it decide anything more."""
@@ -282,6 +223,8 @@ class Execution(OpenWork):
     # -- replaying
 
     def _replay_one(self, event: AnyEvent) -> None:
+        if isinstance(event, EventRaised) and event.name in NOTES:
+            return
         if not isinstance(event, Action):
             if self._requested or not self._expects(event):
                 requested = self._requested[0] if self._requested else None
@@ -291,11 +234,11 @@ class Execution(OpenWork):
         requested = self._requested.popleft() if self._requested else None
         if requested is None or not _agree(event, requested):
             raise NonDeterminismError(self.instance_id, describe(event), describe(requested))
-        if isinstance(event, TaskScheduled) and isinstance(requested, TaskScheduled):
+        if isinstance(event, Called) and isinstance(requested, Called):
             self._compare_references(event, requested)
         self._adopt(event)
 
-    def _compare_references(self, recorded: TaskScheduled, requested: TaskScheduled) -> None:
+    def _compare_references(self, recorded: Called, requested: Called) -> None:
         """Store conversations anew that the code of today writes otherwise than the one that recorded them."""
         if self._conversations and bytes(recorded.input) != bytes(requested.input):
             for conversation in self._conversations.values():
@@ -310,6 +253,8 @@ class Execution(OpenWork):
         match recorded:
             case TaskScheduled():
                 self._calls[recorded.id].adopt(recorded)
+            case SubOrchestrationInstanceCreated(detached=False):
+                self._children[recorded.id].adopt(recorded)
             case TimerCreated(id=timer_id, fire_at=fire_at):
                 if timer_id in self._timers:
                     self._timers[timer_id] = (fire_at, self._timers[timer_id][1])
@@ -317,16 +262,37 @@ class Execution(OpenWork):
                     self._backoffs[timer_id] = (fire_at, self._backoffs[timer_id][1])
             case ExecutionCompleted():
                 self.completed = recorded
+            case _:
+                pass
         self._forget_beside()
 
     # -- applying one event
 
     def _apply(self, event: AnyEvent) -> None:
+        if self.suspended is not None and not self._concerns_suspended(event):
+            self._held_back.append(event)
+            return
         _HANDLERS[type(event)](self, event)
         if self._waiting_on is not None and self._waiting_on.done:
             self._run()
 
+    def _concerns_suspended(self, event: AnyEvent) -> bool:
+        if isinstance(event, EventRaised):
+            return event.name.startswith(ENGINE_EVENT)
+        return isinstance(event, ExecutionSuspended | ExecutionResumed | ExecutionTerminated)
+
+    def _suspend(self, event: ExecutionSuspended) -> None:
+        self.suspended = event.reason
+
+    def _resume(self, _: ExecutionResumed) -> None:
+        self.suspended = None
+        while self._held_back and not self.ended:
+            event = self._held_back.popleft()
+            if self._expects(event):
+                self._apply(event)
+
     def _started(self, event: ExecutionStarted) -> None:
+        self.parent, self.generation = event.parent, event.generation
         try:
             self._steps = self.workflow.begin(self, self._decode(event.input))
         except KeyboardInterrupt:
@@ -337,10 +303,15 @@ class Execution(OpenWork):
         self._run()
 
     def _task_completed(self, event: TaskCompleted) -> None:
-        call = self._calls.pop(event.task_id)
         self.asked.discard(event.task_id)
+        self._resolve(self._calls.pop(event.task_id), event.result)
+
+    def _child_completed(self, event: SubOrchestrationInstanceCompleted) -> None:
+        self._resolve(self._children.pop(event.task_id), event.result)
+
+    def _resolve(self, call: Call, result: msgspec.Raw) -> None:
         try:
-            value = self._decode(event.result)
+            value = self._decode(result)
             call.task.resolve(call.convert(value) if call.convert is not None else value)
         except Exception as error:  # noqa: BLE001 - a result that does not fit is the awaiting code's to handle
             call.task.reject(error)
@@ -348,14 +319,24 @@ class Execution(OpenWork):
     def _task_failed(self, event: TaskFailed) -> None:
         call = self._calls.pop(event.task_id)
         self.asked.discard(event.task_id)
-        attempt = call.current.attempt
-        at = next_attempt_at(call.first.retry, event.failure, attempt, call.first_at, self.now)
-        if at is None:
+        if not self._try_again(call, event.failure):
             call.task.reject(ActivityFailedError(call.first.name, event.failure))
-            return
+
+    def _child_failed(self, event: SubOrchestrationInstanceFailed) -> None:
+        call = self._children.pop(event.task_id)
+        assert isinstance(call.current, SubOrchestrationInstanceCreated)
+        if not self._try_again(call, event.failure):
+            call.task.reject(ChildWorkflowFailedError(call.first.name, call.current.instance_id, event.failure))
+
+    def _try_again(self, call: Call, failure: Failure) -> bool:
+        at = next_attempt_at(call.first.retry, failure, call.current.attempt, call.first_at, self.now)
+        if at is None:
+            return False
         created = TimerCreated(id=self._new_id(), fire_at=at, retry_of=call.first.id)
+        call.backoff = created.id
         self._backoffs[created.id] = (at, call)
         self._requested.append(created)
+        return True
 
     def _timer_fired(self, event: TimerFired) -> None:
         timer = self._timers.pop(event.timer_id, None)
@@ -363,15 +344,25 @@ class Execution(OpenWork):
             timer[1].resolve(None)
             return
         _, call = self._backoffs.pop(event.timer_id)
-        call.current = TaskScheduled(
-            id=self._new_id(),
-            name=call.first.name,
-            timeout=call.first.timeout,
-            attempt=call.current.attempt + 1,
-            retry_of=call.first.id,
-        )
-        self._calls[call.current.id] = call
+        call.backoff = None
+        call.current = self._next_attempt(call.first, call.current.attempt + 1)
+        table = self._calls if isinstance(call.current, TaskScheduled) else self._children
+        table[call.current.id] = call
         self._requested.append(call.current)
+
+    def _next_attempt(self, first: Called, attempt: int) -> Called:
+        number = self._new_id()
+        if isinstance(first, TaskScheduled):
+            return TaskScheduled(id=number, name=first.name, timeout=first.timeout, attempt=attempt, retry_of=first.id)
+        chosen = first.instance_id != self.child_id(first.id)
+        return SubOrchestrationInstanceCreated(
+            id=number,
+            name=first.name,
+            instance_id=f"{first.instance_id}-{attempt}" if chosen else self.child_id(number),
+            app_id=first.app_id,
+            attempt=attempt,
+            retry_of=first.id,
+        )
 
     def _event_raised(self, event: EventRaised) -> None:
         value = self._decode(event.input)
@@ -383,12 +374,13 @@ class Execution(OpenWork):
         if waiters:
             waiters.popleft().resolve(value)
         else:
-            self._unread.setdefault(key, deque()).append(value)
+            self._events_seen += 1
+            self._unread.setdefault(key, deque()).append(Unread(self._events_seen, event, value))
 
     def _terminated(self, event: ExecutionTerminated) -> None:
         failure = Failure(error_type="Terminated", message=event.reason)
         self.close()
-        self._calls.clear()
+        self._drop_everything()
         self._finish(ExecutionCompleted(status=Status.TERMINATED, failure=failure))
 
     # -- running the function
@@ -418,6 +410,10 @@ class Execution(OpenWork):
                 return
 
     def _complete(self, value: Any) -> None:
+        if self._next_input is not None:
+            encoded, carry = self._next_input
+            self._finish(ContinueAsNew(input=encoded.raw, carried=self.unread_events() if carry else ()))
+            return
         try:
             encoded = self._keep(encode(value, f"the result of workflow {self.workflow.name!r}"))
         except PerdureError as error:
@@ -428,38 +424,26 @@ class Execution(OpenWork):
     def _fail(self, error: BaseException) -> None:
         self._finish(ExecutionCompleted(status=Status.FAILED, failure=failure_of(error)))
 
-    def _finish(self, completed: ExecutionCompleted) -> None:
+    def _finish(self, end: ExecutionCompleted | ContinueAsNew) -> None:
         self._steps = None
         self._waiting_on = None
-        self.completed = completed
-        self._requested.append(completed)
+        if isinstance(end, ContinueAsNew):
+            self.continued = end
+        else:
+            self.completed = end
+        self._requested.append(end)
 
     # -- small parts
 
     def _collect(self, events: list[AnyEvent], actions: list[Action]) -> None:
+        if self._notes:
+            events.extend(self._notes)
+            self._notes = []
         if not self._requested:
             return
         events.extend(self._requested)
         actions.extend(self._requested)
         self._requested.clear()
-
-    def _new_id(self) -> int:
-        number = self._next_id
-        self._next_id += 1
-        return number
-
-    def _keep(self, encoded: Encoded) -> Encoded:
-        if encoded.blobs:
-            self._blobs.update(encoded.blobs)
-        if encoded.links:
-            self._links.extend(encoded.links)
-        if encoded.conversations:
-            self._conversations.update(encoded.conversations)
-        return encoded
-
-    def _forget_beside(self) -> None:
-        if self._blobs or self._conversations:
-            self._blobs, self._links, self._conversations = {}, [], {}
 
     def _decode(self, raw: msgspec.Raw) -> Any:
         return decode(raw, self._resolved)
@@ -471,22 +455,33 @@ def _rejected(error: BaseException) -> Task[Any]:
     return task
 
 
-def _unreachable() -> Task[Any]:
-    # What a function that is being unwound still asks for. Raising here instead would let a loop that catches
-    # everything spin for ever; a task that never finishes takes it to a wait, where it ends.
-    return Task("nothing: the function is being put away")
-
-
 def _agree(recorded: Action, requested: Action) -> bool:
     match recorded, requested:
         case TaskScheduled(), TaskScheduled():
             return (recorded.id, recorded.name, recorded.retry_of) == (requested.id, requested.name, requested.retry_of)
+        case SubOrchestrationInstanceCreated(), SubOrchestrationInstanceCreated():
+            return (recorded.id, recorded.name, recorded.retry_of, recorded.detached) == (
+                requested.id,
+                requested.name,
+                requested.retry_of,
+                requested.detached,
+            )
+        case EventSent(), EventSent():
+            return (recorded.id, recorded.instance_id, recorded.name) == (
+                requested.id,
+                requested.instance_id,
+                requested.name,
+            )
         case TimerCreated(), TimerCreated():
             return (recorded.id, recorded.retry_of) == (requested.id, requested.retry_of)
         case ExecutionCompleted(), ExecutionCompleted():
             return recorded.status == requested.status
         case _:
             return False
+
+
+def _patches_in(row: HistoryRow) -> frozenset[str]:
+    return frozenset(decode(e.input) for e in row.events if isinstance(e, EventRaised) and e.name == PATCHED)
 
 
 _BEGIN: Task[None] = Task()
@@ -497,6 +492,10 @@ _HANDLERS: dict[type, Callable[[Execution, Any], None]] = {
     TaskCompleted: Execution._task_completed,
     TaskFailed: Execution._task_failed,
     TimerFired: Execution._timer_fired,
+    SubOrchestrationInstanceCompleted: Execution._child_completed,
+    SubOrchestrationInstanceFailed: Execution._child_failed,
     EventRaised: Execution._event_raised,
+    ExecutionSuspended: Execution._suspend,
+    ExecutionResumed: Execution._resume,
     ExecutionTerminated: Execution._terminated,
 }

@@ -14,6 +14,7 @@ from perdure.base.events import HistoryRow
 from perdure.base.faults import crash_point
 from perdure.engine.held import Held, WorkerOptions
 from perdure.engine.replay import Workflow
+from perdure.engine.retention import purge_expired
 from perdure.engine.signals import read_signals
 from perdure.engine.values import resolve_history
 from perdure.engine.worker import Worker
@@ -62,6 +63,8 @@ class Scheduler:
         self._news = asyncio.Event()
         self._planned: float | None = None
         self._reap_at = 0.0
+        self._sweep_at = 0.0
+        self._sweep: asyncio.Task[None] | None = None
         self._seen_version = -1
         self._lease_lost = False
 
@@ -81,6 +84,13 @@ class Scheduler:
 
     async def run(self) -> None:
         """Supply the worker until cancelled."""
+        try:
+            await self._run_for_ever()
+        finally:
+            if self._sweep is not None:
+                self._sweep.cancel()
+
+    async def _run_for_ever(self) -> None:
         while True:
             try:
                 await self._round()
@@ -112,6 +122,7 @@ class Scheduler:
         told = self._news.is_set()
         self._news.clear()
         await self._reap()
+        self._sweep_expired()
         version = await self._store.version()
         due = self._planned is not None and self._planned <= self._clock.now()
         if not told and not due and version == self._seen_version:
@@ -139,6 +150,24 @@ class Scheduler:
         self._reap_at = now + self._options.reap
         if await self._store.reap():
             self._news.set()
+
+    def _sweep_expired(self) -> None:
+        """Purge beside everything else what need not be kept any longer."""
+        now = self._clock.now()
+        if (now < self._sweep_at <= now + self._options.sweep) or (self._sweep is not None and not self._sweep.done()):
+            return
+        self._sweep_at = now + self._options.sweep
+        self._sweep = asyncio.create_task(self._purge_expired(now))
+
+    async def _purge_expired(self, now: float) -> None:
+        options, worker = self._options, self._worker
+        workflows = list(self._workflows.values())
+        try:
+            await purge_expired(
+                self._store, app_id=worker.app_id, workflows=workflows, default=options.retention, now=now
+            )
+        except StoreError as error:
+            _log.warning("instances that ended long ago could not be purged yet: %s", error)
 
     async def _deliver_signals(self) -> None:
         assert self._worker.lease is not None
@@ -175,7 +204,8 @@ class Scheduler:
                 await self._guarded(held, self._resume(held, instance))
         histories: dict[int, list[HistoryRow]] = {}
         for instance in cold:
-            held = Held(instance.key, instance.instance_id, self._workflows[instance.workflow], instance.next_seq)
+            code = self._workflows[instance.workflow]
+            held = Held(instance.key, instance.instance_id, code, instance.next_seq, instance.workflow)
             await self._guarded(held, self._recover(held, instance, cold, histories))
 
     async def _guarded(self, held: Held, work: Coroutine[Any, Any, None]) -> None:

@@ -16,13 +16,16 @@ class Task(Generic[T]):
 
     Attributes:
         done: whether it has a result or an error.
+        reason: what it stands for, in words.
+        source: what it stands for, to whoever made it.
     """
 
-    __slots__ = ("_error", "_parents", "_result", "done", "reason")
+    __slots__ = ("_error", "_parents", "_result", "done", "reason", "source")
 
-    def __init__(self, reason: str = "") -> None:
+    def __init__(self, reason: str = "", source: object = None) -> None:
         self.done = False
         self.reason = reason
+        self.source = source
         self._result: T | None = None
         self._error: BaseException | None = None
         self._parents: list[_Composite[Any]] = []
@@ -93,6 +96,7 @@ class _Composite(Task[T]):
     def __init__(self, children: Sequence[Task[Any]]) -> None:
         super().__init__()
         self._children = list(children)
+        self.source = self._children
         for child in self._children:
             _require_task(child)
         for child in self._children:
@@ -109,15 +113,21 @@ class _Composite(Task[T]):
 
 
 class WhenAll(_Composite[list[Any]]):
-    """Finishes with all results in order, or with the first error at once."""
+    """Finishes with all results in order, or with the first error at once.
 
-    __slots__ = ("_open",)
+    Args:
+        children: the tasks.
+        collect: wait for every task, and let an error stand in the place of the result.
+    """
 
-    def __init__(self, children: Sequence[Task[Any]]) -> None:
+    __slots__ = ("_collect", "_open")
+
+    def __init__(self, children: Sequence[Task[Any]], *, collect: bool = False) -> None:
         super().__init__(children)
+        self._collect = collect
         self._open = sum(not child.done for child in self._children)
         for child in self._children:
-            if child.failed:
+            if child.failed and not collect:
                 self.reject(cast("BaseException", child.error()))
                 return
         self._settle()
@@ -126,32 +136,44 @@ class WhenAll(_Composite[list[Any]]):
         """Take note that a child has finished."""
         self._open -= 1
         error = child.error()
-        if error is not None:
+        if error is not None and not self._collect:
             self.reject(error)
         self._settle()
 
     def _settle(self) -> None:
         if self._open == 0 and not self.done:
-            self.resolve([child.result() for child in self._children])
+            self.resolve([child.error() or child.result() for child in self._children])
 
 
 class WhenAny(_Composite[Task[Any]]):
-    """Finishes with the first child that does, whether that one failed or not."""
+    """Finishes with the first child that does, whether that one failed or not.
 
-    __slots__ = ()
+    Args:
+        children: the tasks.
+        lost: called once with those that have not finished then, so that they can be cancelled; or None.
+    """
 
-    def __init__(self, children: Sequence[Task[Any]]) -> None:
+    __slots__ = ("_lost",)
+
+    def __init__(
+        self, children: Sequence[Task[Any]], lost: Callable[[Sequence[Task[Any]]], None] | None = None
+    ) -> None:
         super().__init__(children)
+        self._lost = lost
         if not children:
             raise ValueError("when_any needs at least one task; it would wait for ever")
         for child in self._children:
             if child.done:
-                self.resolve(child)
+                self.child_done(child)
                 return
 
     def child_done(self, child: Task[Any]) -> None:
         """Take note that a child has finished."""
+        if self.done:
+            return
         self.resolve(child)
+        if self._lost is not None:
+            self._lost([other for other in self._children if not other.done])
 
 
 class Deadline(_Composite[Any]):

@@ -16,7 +16,14 @@ from perdure.base.codec import (
     spilled_values,
 )
 from perdure.base.conversation import Conversation
-from perdure.base.events import AnyEvent, EventRaised, ExecutionStarted, HistoryRow, TaskCompleted
+from perdure.base.events import (
+    AnyEvent,
+    EventRaised,
+    ExecutionStarted,
+    HistoryRow,
+    SubOrchestrationInstanceCompleted,
+    TaskCompleted,
+)
 from perdure.ports.history_store import HistoryStore
 
 
@@ -67,7 +74,7 @@ def incoming_values(events: Iterable[AnyEvent]) -> list[msgspec.Raw]:
     values: list[msgspec.Raw] = []
     for event in events:
         match event:
-            case TaskCompleted():
+            case TaskCompleted() | SubOrchestrationInstanceCompleted():
                 values.append(event.result)
             case EventRaised() | ExecutionStarted():
                 values.append(event.input)

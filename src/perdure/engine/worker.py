@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,20 +24,26 @@ from perdure.base.events import (
     AnyEvent,
     EventRaised,
     ExecutionCompleted,
+    ExecutionStarted,
     ExecutionTerminated,
     HistoryRow,
+    Parent,
     Status,
+    TaskCompleted,
+    TaskFailed,
     TaskScheduled,
+    decode_events,
     encode_events,
 )
 from perdure.base.faults import crash_point
 from perdure.engine.activity import ActivityCall, ActivityRunner
 from perdure.engine.engine_events import NOT_STARTED, STARTED
 from perdure.engine.held import Held, Turnout, WorkerOptions, with_outcomes
-from perdure.engine.replay import Decisions, Execution
+from perdure.engine.outward import changes_of, next_generation
+from perdure.engine.replay import Decisions, Execution, Workflow
 from perdure.engine.signals import News, take_answers
 from perdure.engine.values import resolve_history
-from perdure.ports.history_store import Episode, HistoryStore, Lease, Park
+from perdure.ports.history_store import Changes, Episode, HistoryStore, Lease, Park, Started
 
 _log = logging.getLogger("perdure.worker")
 _RETRY_SECONDS = 0.25
@@ -55,9 +61,12 @@ class Worker:
         activities: runs what workflows call.
         clock: tells the time of episodes.
         options: sizes and intervals.
+        app_id: the app whose instances it executes.
+        workflows: what it can execute, by the key of its instances; may grow.
         finished: told of every instance that ends here.
         parked: told when an instance was given back, with its id and the time at which it becomes due.
         lease_lost: told when the store refuses this worker's commits.
+        news: told when an episode started or signalled other instances.
 
     Attributes:
         lease: the right to execute; None before the first and after a lost one.
@@ -71,11 +80,16 @@ class Worker:
         clock: Clock,
         options: WorkerOptions,
         *,
+        app_id: str,
+        workflows: Mapping[str, Workflow],
         finished: Finished,
         parked: Callable[[str, float | None], None],
         lease_lost: Callable[[], None],
+        news: Callable[[], None],
     ) -> None:
         self.lease: Lease | None = None
+        self.app_id = app_id
+        self.workflows = workflows
         self.held: dict[int, Held] = {}
         self._ids: set[str] = set()
         self._store = store
@@ -85,6 +99,7 @@ class Worker:
         self._finished = finished
         self._parked = parked
         self._lease_lost = lease_lost
+        self._news = news
         self._stopping = False
         self._store_down = False
         self._warm: OrderedDict[int, Held] = OrderedDict()
@@ -95,6 +110,11 @@ class Worker:
     def has_room(self) -> bool:
         """Whether this worker takes further instances."""
         return not self._stopping and self.lease is not None and len(self.held) < self._options.max_running
+
+    def lease_for(self, started: int) -> Lease | None:
+        """Return the lease that one more child starts under, after so many; None when there is no room here."""
+        room = self._options.max_running - len(self.held) - started
+        return self.lease if self.has_room and room > 0 else None
 
     def holds(self, instance_id: str) -> bool:
         """Whether this worker has an instance in hand, and so will tell of its end."""
@@ -140,12 +160,13 @@ class Worker:
         if ends is not None:
             # Needs no replay, which fails where the code that began the run is gone.
             held.execution = Execution(held.workflow, held.instance_id)
+            held.execution.parent = parent_in(rows)
             held.enqueue(ends)
             self._advance(held)
             return
         if not self._replayed(held, rows, resolved):
             return
-        self._start_interrupted(held)
+        self._start_interrupted(held, news)
         held.take_in(news)
         self._advance(held)
 
@@ -156,6 +177,9 @@ class Worker:
             self._advance(held)
 
     def _replayed(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved) -> bool:
+        if held.new_key() is not None and held.next_seq > 1:
+            self._begin_stall(held, _other_code(held))
+            return False
         execution = Execution(held.workflow, held.instance_id)
         try:
             execution.replay(rows, resolved)
@@ -170,9 +194,13 @@ class Worker:
         held.execution = execution
         return True
 
-    def _start_interrupted(self, held: Held) -> None:
+    def _start_interrupted(self, held: Held, news: News) -> None:
         assert held.execution is not None
+        # A fork brings outcomes along that its source recorded.
+        settled = {event.task_id for event in news.events if isinstance(event, TaskCompleted | TaskFailed)}
         for scheduled in held.execution.pending_activities():
+            if scheduled.id in settled:
+                continue
             if scheduled.id in held.execution.not_started:
                 held.to_start.append(scheduled)
             elif scheduled.id not in held.execution.asked:
@@ -239,16 +267,22 @@ class Worker:
             self._nothing_happened(held, park)
             return
         held.busy = True
+        execution = held.execution
+        new_key = held.new_key()
+        events = decisions.events if execution.continued is None else next_generation(execution)
         episode = Episode(
             key=held.key,
             seq=held.next_seq,
             at=now,
-            events=encode_events(decisions.events),
+            events=encode_events(events),
             blobs={**turnout.resolved.blobs, **decisions.blobs} if turnout.resolved.blobs else decisions.blobs,
             links=[*turnout.links, *decisions.links] if turnout.links else decisions.links,
             consumed=turnout.consumed,
             park=park,
+            changes=changes_of(execution, decisions, self, new_key),
         )
+        if new_key is not None:
+            held.kept_under = new_key
         crash_point("episode.before_commit")
         self._append(held, episode, decisions)
 
@@ -270,17 +304,22 @@ class Worker:
         assert execution is not None
         if execution.completed is not None:
             return Park(status=execution.completed.status)
-        if held.running or not execution.only_asks:
+        if execution.continued is not None or not execution.only_asks or held.runs_any(execution):
             return None
         waits = msgspec.json.encode(execution.waits()).decode()
-        return Park(status=Status.RUNNING, due=execution.next_timer(), waits=waits)
+        status = Status.RUNNING if execution.suspended is None else Status.SUSPENDED
+        return Park(status=status, due=execution.next_timer(), waits=waits)
 
-    def _committed(self, held: Held, episode: Episode, decisions: Decisions, error: Exception | None) -> None:
+    def _committed(
+        self, held: Held, episode: Episode, decisions: Decisions, outcome: Exception | Sequence[Started] | None
+    ) -> None:
         """Go on after an episode: begin what it decided, now that it is durable."""
-        if error is not None:
-            self._refused(held, episode, decisions, error)
+        if isinstance(outcome, Exception):
+            self._refused(held, episode, decisions, outcome)
             return
         crash_point("episode.after_commit")
+        if episode.changes is not None:
+            self._begin_children(episode.changes, outcome or (), decisions.resolved)
         if self._store_down:
             self._store_down = False
             _log.warning("the store takes commits again")
@@ -292,9 +331,12 @@ class Worker:
             return
         if execution.completed is not None:
             self._end(held, execution.completed, decisions.resolved)
+        elif execution.continued is not None:
+            self._renew(held)
         elif episode.park is not None:
             self._set_aside(held, episode.park)
         else:
+            held.cancel([task for task in held.running if not execution.is_pending(task)])
             self._begin_activities(held, decisions)
             if self._options.put_away and not self._stopping:
                 execution.close()
@@ -302,13 +344,31 @@ class Worker:
             if held.has_news:
                 self._advance(held)
 
+    def _begin_children(self, changes: Changes, started: Sequence[Started], resolved: Resolved) -> None:
+        for start, outcome in zip(changes.starts, started, strict=True):
+            new = start.new
+            if not outcome.created or new.lease is None or new.lease is not self.lease:
+                continue
+            child = Held(outcome.key, new.instance_id, self.workflows[new.workflow], 1, new.workflow)
+            self.begin(child, HistoryRow(0, new.at, decode_events(new.events)), resolved)
+        if changes.sends or changes.starts or changes.to_children is not None:
+            self._news()
+
+    def _renew(self, held: Held) -> None:
+        """Begin the next generation of an instance, with the newest code that is known here."""
+        held.abandon()
+        held.workflow = self.workflows.get(held.workflow.name, held.workflow)
+        held.busy = True
+        self._chore(self._reload(held))
+
     def _begin_activities(self, held: Held, decisions: Decisions) -> None:
         if self._stopping:
             return
+        assert held.execution is not None
         while held.to_start:
             self._start(held, held.to_start.pop(0), None, interrupted=False)
         for action in decisions.actions:
-            if type(action) is TaskScheduled:
+            if type(action) is TaskScheduled and held.execution.is_pending(action.id):
                 at_hand = decisions.resolved if action.retry_of is None else None
                 self._start(held, action, at_hand, interrupted=False)
         self._arm(held)
@@ -335,6 +395,7 @@ class Worker:
         """Keep a waiting instance's function in memory for a while; the least recently used ones make room."""
         self._let_go(held)
         held.disarm()
+        held.cancel(list(held.running))
         signalled = held.has_news
         if signalled:
             # The store has the signals still, and has made the instance due because of them.
@@ -375,6 +436,7 @@ class Worker:
             input=held.execution.input_of(scheduled),
             resolved=at_hand,
             interrupted=interrupted,
+            generation=held.execution.generation,
         )
         held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
 
@@ -447,6 +509,19 @@ class Worker:
         self._chores.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("an instance could not be resumed", exc_info=task.exception())
+
+
+def parent_in(rows: Sequence[HistoryRow]) -> Parent | None:
+    """Return who called the instance of a history."""
+    started = (event for row in rows for event in row.events if isinstance(event, ExecutionStarted))
+    return next(started).parent
+
+
+def _other_code(held: Held) -> str:
+    return (
+        f"it began with code that is not registered here under {held.kept_under!r}; register that code again, or let "
+        f"workflow {held.workflow.keys[0]!r} take its runs over with @workflow(follows=[...])"
+    )
 
 
 def _decide(held: Held, execution: Execution, now: float) -> tuple[Turnout, Decisions]:

@@ -16,7 +16,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.events import HistoryRow, Status
 
 NO_BLOBS: Mapping[str, bytes] = {}
+NO_ATTRIBUTES: Mapping[str, str | int | float | bool] = {}
 
 
 class News(enum.Flag):
@@ -62,6 +63,10 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         events: its first history row (ExecutionStarted), encoded.
         blobs: content that the row refers to.
         lease: the worker that will run it at once, or None to leave it to whoever claims it.
+        due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
+        parent: id of the instance that called it, or None.
+        attributes: its custom attributes.
+        replaces: an instance of the app that has ended and has the same id makes way: it is purged.
     """
 
     instance_id: str
@@ -71,6 +76,10 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     events: str
     blobs: Mapping[str, bytes] = NO_BLOBS
     lease: Lease | None = None
+    due: float | None = None
+    parent: str | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+    replaces: bool = False
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -80,8 +89,9 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         key: the store's own number of the instance.
         created: False when the id existed before; then nothing was changed.
         app_id: the app of the instance that has the id now.
-        workflow: workflow name of the instance that has the id now.
+        workflow: what the instance that has the id now is kept under.
         events: its first history row, encoded.
+        status: where it stands.
     """
 
     key: int
@@ -89,13 +99,14 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     app_id: str
     workflow: str
     events: str
+    status: Status = Status.RUNNING
 
 
 class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How an episode leaves an instance that has nothing in flight.
 
     Attributes:
-        status: RUNNING for one that waits, otherwise how it ended.
+        status: RUNNING for one that waits, SUSPENDED for one that is held, otherwise how it ended.
         due: when to wake it, in seconds since the epoch; None for not before a signal.
         waits: what it waits for, as JSON text for people; None when it is finished.
     """
@@ -103,6 +114,54 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: Status
     due: float | None = None
     waits: str | None = None
+
+
+class ChildStart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A child workflow to accept together with the episode that called it.
+
+    Attributes:
+        new: the child.
+        refused: the encoded event that the caller's inbox gets instead when the id is taken; None for none.
+    """
+
+    new: NewInstance
+    refused: str | None = None
+
+
+class Sending(msgspec.Struct, frozen=True, gc=False):
+    """An event for another instance, as :meth:`HistoryStore.signal` takes it; its blobs are the episode's.
+
+    Attributes:
+        instance_id: whom it is for; one that does not exist or has ended does not get it.
+        event: the encoded event.
+    """
+
+    instance_id: str
+    event: str
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an episode changes beyond its own history row.
+
+    Attributes:
+        starts: child workflows that begin.
+        sends: events for other instances.
+        to_children: an encoded event for every child of the instance that has not ended; None for none.
+        renews: this row is the first one of a new generation: the rows between the very first and this one go.
+        workflow: what the instance is kept under from now on; None for as before.
+        status: where it stands now, when it does not leave its worker; None for as before.
+        custom_status: JSON that its code set; None for as before.
+        attributes: custom attributes that its code set.
+    """
+
+    starts: tuple[ChildStart, ...] = ()
+    sends: tuple[Sending, ...] = ()
+    to_children: str | None = None
+    renews: bool = False
+    workflow: str | None = None
+    status: Status | None = None
+    custom_status: str | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -117,6 +176,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         links: conversation links that the events refer to.
         consumed: inbox positions that the events take over.
         park: set when the instance leaves its worker with this row.
+        changes: what it changes beyond the row; None for most episodes.
     """
 
     key: int
@@ -127,6 +187,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     links: Iterable[Link] = ()
     consumed: tuple[int, ...] = ()
     park: Park | None = None
+    changes: Changes | None = None
 
 
 class Signal(msgspec.Struct, frozen=True, gc=False):
@@ -176,6 +237,9 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         due: when it wants attention, or None.
         waits: JSON text of what it waits for, as of its last episode; None while it is busy or finished.
         recoveries: how many workers died while they owned it.
+        parent: id of the instance that called it, or None.
+        custom_status: JSON that its code set, or None.
+        attributes: its custom attributes.
     """
 
     key: int
@@ -189,6 +253,73 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     due: float | None = None
     waits: str | None = None
     recoveries: int = 0
+    parent: str | None = None
+    custom_status: str | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+
+
+class InstanceQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Which instances to return, the newest first; conditions that are not set do not count.
+
+    Attributes:
+        status: any of these.
+        workflow: the name of its workflow, of whichever version.
+        app_id: the app that it belongs to.
+        parent: id of the instance that called it.
+        created_from: started at this time or later, in seconds since the epoch.
+        created_until: started before this time.
+        finished_until: ended before this time.
+        attributes: has all of these.
+        limit: at most so many.
+        before: key of the last one of the page before.
+    """
+
+    status: tuple[Status, ...] = ()
+    workflow: str | None = None
+    app_id: str | None = None
+    parent: str | None = None
+    created_from: float | None = None
+    created_until: float | None = None
+    finished_until: float | None = None
+    attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+    limit: int = 50
+    before: int | None = None
+
+
+EVERYTHING = InstanceQuery()
+"""The newest instances, whatever they are."""
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An instance with a history that was made elsewhere: a fork of another one, or an import.
+
+    Attributes:
+        new: who it is; its first row comes with the others.
+        rows: the encoded rows (seq, at, events), in order: the very first one, and those from ``base`` on.
+        base: number of the first row of its last generation.
+        park: how it stands: waiting, or ended. A waiting one is due when this says.
+        finished_at: when it ended, or None.
+        custom_status: JSON that its code set, or None.
+        blobs: content that the rows and links refer to and that the store may lack.
+        links: conversation links that the rows refer to and that the store may lack.
+        inbox: encoded events that wait for it.
+        source: key of an instance in this store whose content it shares, or None.
+    """
+
+    new: NewInstance
+    rows: Sequence[tuple[int, float, str]]
+    park: Park
+    base: int = 0
+    finished_at: float | None = None
+    custom_status: str | None = None
+    blobs: Mapping[str, bytes] = NO_BLOBS
+    links: Sequence[Link] = ()
+    inbox: tuple[str, ...] = ()
+    source: int | None = None
+
+
+Appended = Callable[[Exception | Sequence[Started] | None], None]
+"""Told what became of an episode: refused with an error, or durable, with the outcomes of its child starts if any."""
 
 
 class HistoryStore(Protocol):
@@ -241,11 +372,12 @@ class HistoryStore(Protocol):
         """
         ...
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
-        """Add an episode to the history of an instance that the lease owns.
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
+        """Add an episode to the history of an instance that the lease owns, with all its changes or not at all.
 
-        ``done`` is called in the event loop: with None once the episode is durable, or with the error that refused
-        it (StaleLeaseError, or another StoreError after which the same episode may be appended again).
+        ``done`` is called in the event loop: once the episode is durable with the outcomes of its child starts in
+        their order, or None when it has none; or with the error that refused it (StaleLeaseError, or another
+        StoreError after which the same episode may be appended again).
         """
         ...
 
@@ -262,14 +394,15 @@ class HistoryStore(Protocol):
     async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into the inbox of an instance; return the instance's status, None when it does not exist.
 
-        Only an instance that is RUNNING takes the event.
+        Only an instance that has not ended takes the event.
         """
         ...
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
-        Only instances of the lease's app and of the named workflows are claimed.
+        Only instances of the lease's app and of the named workflows are claimed. One that was PENDING is RUNNING from
+        then on.
 
         Raises:
             StaleLeaseError: the lease is no longer valid.
@@ -289,7 +422,7 @@ class HistoryStore(Protocol):
         ...
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
-        """Return the whole history of each instance, in order."""
+        """Return the whole history of each instance, in order; of one that continued as new, its last generation."""
         ...
 
     async def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
@@ -316,16 +449,39 @@ class HistoryStore(Protocol):
         """Return those of the instances that exist, by id."""
         ...
 
-    async def instances(
-        self,
-        *,
-        status: Status | None = None,
-        app_id: str | None = None,
-        workflow: str | None = None,
-        limit: int = 50,
-        before: int | None = None,
-    ) -> list[InstanceRecord]:
-        """Return instances, the newest first; ``before`` is the key of the last one of the page before."""
+    async def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first."""
+        ...
+
+    async def rows(self, key: int) -> list[tuple[int, float, str]]:
+        """Return the rows (seq, at, events) of an instance as they are stored: the very first, then its last
+        generation's.
+        """
+        ...
+
+    async def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories, all or none; False when an id is taken, and nothing was changed."""
+        ...
+
+    async def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of at most ``limit`` instances that ended before a time, the longest ago first.
+
+        Args:
+            app_id: the app that they belong to.
+            workflow: the name of their workflow, of whichever version; None for any.
+            status: how they ended.
+            until: seconds since the epoch.
+            limit: how many at most.
+        """
+        ...
+
+    async def purge(self, keys: Collection[int]) -> int:
+        """Delete instances that have ended with all that is theirs alone, and return how many these were.
+
+        Others stay as they are, and so does content that another instance refers to.
+        """
         ...
 
     def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import gc
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +18,6 @@ from perdure.base.clock import Clock, SystemClock
 from perdure.base.codec import Encoded, Resolved, decode, encode
 from perdure.base.errors import (
     InstanceError,
-    InstanceExistsError,
     InstanceNotFoundError,
     RunFailedError,
     StaleLeaseError,
@@ -28,7 +28,9 @@ from perdure.base.events import (
     AnyEvent,
     EventRaised,
     ExecutionCompleted,
+    ExecutionResumed,
     ExecutionStarted,
+    ExecutionSuspended,
     ExecutionTerminated,
     HistoryRow,
     Status,
@@ -37,18 +39,32 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.base.faults import crash_point
-from perdure.base.ids import new_instance_id
+from perdure.base.ids import new_instance_id as fresh_instance_id
+from perdure.base.ids import require_usable_id
 from perdure.engine.activity import ActivityRunner
-from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT, RESUMED
+from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
 from perdure.engine.held import Held, WorkerOptions
+from perdure.engine.requests import usable_attributes
+from perdure.engine.retention import purge_ended
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
-from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, News, Started
+from perdure.ports.history_store import (
+    EVERYTHING,
+    HistoryStore,
+    InstanceQuery,
+    InstanceRecord,
+    Lease,
+    NewInstance,
+    News,
+)
+from perdure.ports.runtime import Reuse
+from perdure.runtime.forks import Edit, fork
 from perdure.runtime.location import DEFAULT_APP
+from perdure.runtime.starting import moment_of, require_known_reuse, require_reusable
 from perdure.runtime.waiting import Ends
-from perdure.workflows.registry import Registry, default_registry
+from perdure.workflows.registry import Registry, default_registry, split_key
 
-_ID_LENGTH = 256
+_CHILDREN = 1_000_000
 _POLL, _POLL_TOLD = 0.1, 1.0
 
 
@@ -78,7 +94,8 @@ class EmbeddedRuntime:
     ) -> None:
         self.store = store
         self.registry = registry
-        self._app_id = _usable(app_id, "app_id")
+        require_usable_id(app_id, "app_id")
+        self._app_id = app_id
         self._name = name or app_id
         self._options = options or WorkerOptions()
         self._clock = clock or SystemClock()
@@ -120,9 +137,12 @@ class EmbeddedRuntime:
             self._activities,
             self._clock,
             self._options,
+            app_id=self._app_id,
+            workflows=self.registry.workflows,
             finished=self._note_finished,
             parked=self._note_parked,
             lease_lost=self._note_lease_lost,
+            news=self.look_for_work,
         )
         self._scheduler = Scheduler(
             self.store,
@@ -201,31 +221,43 @@ class EmbeddedRuntime:
         input: Any = None,  # noqa: A002 - the name that Dapr programs use
         *,
         instance_id: str | None = None,
+        start_at: float | dt.timedelta | dt.datetime | None = None,
+        attributes: Mapping[str, str | float | bool] | None = None,
+        reuse: Reuse = "attach",
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:
-            _usable(instance_id, "instance_id")
-        name = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+            require_usable_id(instance_id)
+        require_known_reuse(reuse)
+        key = self.registry.newest(workflow) if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+        name, version = split_key(key)
         encoded = encode(input, f"the input of workflow {name!r}", references=False)
-        worker = self._worker
-        lease = worker.lease if worker is not None and worker.has_room and name in self.registry.workflows else None
+        now = self._clock.now()
+        due = None if start_at is None else moment_of(start_at, now)
         new = NewInstance(
-            instance_id=instance_id or new_instance_id(),
+            instance_id=instance_id or fresh_instance_id(),
             app_id=self._app_id,
-            workflow=name,
-            at=self._clock.now(),
-            events=encode_events([ExecutionStarted(name=name, input=encoded.raw)]),
+            workflow=key,
+            at=now,
+            events=encode_events([ExecutionStarted(name=name, version=version, input=encoded.raw)]),
             blobs=encoded.blobs,
-            lease=lease,
+            lease=self._lease_for(key) if due is None or due <= now else None,
+            due=due,
+            attributes=usable_attributes(attributes or {}),
+            replaces=reuse in {"replace", "terminate"},
         )
-        if lease is None:
-            await self._accept(new, encoded)
+        if new.lease is None:
+            await self._accept(new, encoded, reuse)
         else:
             # A caller that stops waiting must not leave an instance that is this worker's and that it does not know.
-            await asyncio.shield(self._accept(new, encoded))
+            await asyncio.shield(self._accept(new, encoded, reuse))
         return new.instance_id
 
-    async def _accept(self, new: NewInstance, encoded: Encoded) -> None:
+    def _lease_for(self, key: str) -> Lease | None:
+        worker = self._worker
+        return worker.lease if worker is not None and worker.has_room and key in self.registry.workflows else None
+
+    async def _accept(self, new: NewInstance, encoded: Encoded, reuse: Reuse) -> None:
         crash_point("start.before_commit")
         try:
             started = await self.store.start(new)
@@ -234,12 +266,16 @@ class EmbeddedRuntime:
             new = msgspec.structs.replace(new, lease=None)
             started = await self.store.start(new)
         crash_point("start.after_commit")
-        if not started.created:
-            _require_same(new, started)
+        if not started.created and reuse == "terminate" and started.app_id == new.app_id:
+            await self.terminate(new.instance_id, "another run with this id takes its place")
+            await self._ends.of(new.instance_id)
+            await self._accept(new, encoded, "replace")
+        elif not started.created:
+            require_reusable(new, started, reuse)
         elif new.lease is None:
             self.look_for_work()
         elif self._worker is not None:
-            held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1)
+            held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1, new.workflow)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
 
     def look_for_work(self) -> None:
@@ -272,6 +308,86 @@ class EmbeddedRuntime:
             raise InstanceNotFoundError(instance_id)
         return record
 
+    async def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first; see :class:`~perdure.ports.runtime.Runtime`."""
+        return await self.store.instances(query)
+
+    # -- after the end, and beside it
+
+    async def fork(
+        self,
+        instance_id: str,
+        at: int | Sequence[int],
+        *,
+        output: Any = msgspec.UNSET,
+        input: Any = msgspec.UNSET,  # noqa: A002 - as above
+        new_instance_id: str | None = None,
+    ) -> str:
+        """Let another instance go on from a call of this one.
+
+        What was decided before the call's outcome is kept, and none of the effects before it is repeated.
+
+        Args:
+            instance_id: the instance, finished or not.
+            at: the call's id, as the run's timeline numbers it; a list leads into child workflows.
+            output: what the call is taken to have returned.
+            input: what the call is made again with; with neither, it is made again as it was.
+            new_instance_id: the new instance's id; a new one by default.
+
+        Returns:
+            the new instance's id.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            InstanceError: other calls that were made before have no outcome yet.
+            InstanceExistsError: the new id is taken.
+            UsageError: no such call, or both an input and an output.
+        """
+        if new_instance_id is not None:
+            require_usable_id(new_instance_id)
+        new_id = new_instance_id or fresh_instance_id()
+        path = [at] if isinstance(at, int) else list(at)
+        edit = Edit(output=output, input=input)
+        await fork(self.store, instance_id, path, edit, new_id=new_id, now=self._clock.now())
+        self.look_for_work()
+        return new_id
+
+    async def purge(self, instance_id: str, *, recursive: bool = True) -> int:
+        """Delete an instance that has ended, with its child workflows unless told otherwise.
+
+        Returns:
+            how many instances were deleted.
+
+        Raises:
+            InstanceNotFoundError: no such instance.
+            InstanceError: it has not ended.
+        """
+        record = await self._known(instance_id)
+        if not record.status.finished:
+            raise InstanceError(
+                instance_id, f"instance {instance_id!r} is {record.status}; terminate it before you purge it"
+            )
+        purged = 0
+        for child in (
+            await self.store.instances(InstanceQuery(parent=instance_id, limit=_CHILDREN)) if recursive else ()
+        ):
+            if child.status.finished:
+                purged += await self.purge(child.instance_id)
+        return purged + await self.store.purge([record.key])
+
+    async def purge_ended(
+        self,
+        *,
+        older_than: float | dt.timedelta,
+        status: Sequence[Status] = (Status.COMPLETED, Status.FAILED, Status.TERMINATED),
+        workflow: str | None = None,
+    ) -> int:
+        """Delete the instances of this app that ended longer ago than some seconds; return how many these were."""
+        age = older_than.total_seconds() if isinstance(older_than, dt.timedelta) else older_than
+        return await purge_ended(
+            self.store, app_id=self._app_id, workflow=workflow, status=tuple(status), until=self._clock.now() - age
+        )
+
     # -- signals
 
     async def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
@@ -280,12 +396,21 @@ class EmbeddedRuntime:
             raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
         encoded = encode(data, f"the data of event {name!r}", references=False)
         status = await self._send(instance_id, EventRaised(name=name, input=encoded.raw), encoded)
-        if status.finished:
-            raise InstanceError(instance_id, f"instance {instance_id!r} is {status}; it takes no events any more")
+        _require_unfinished(instance_id, status, "it takes no events any more")
 
-    async def terminate(self, instance_id: str, reason: str = "") -> None:
-        """End an instance from outside; one that has finished stays as it is."""
-        await self._send(instance_id, ExecutionTerminated(reason=reason))
+    async def terminate(self, instance_id: str, reason: str = "", *, recursive: bool = True) -> None:
+        """End an instance from outside; see :class:`~perdure.ports.runtime.Runtime`."""
+        await self._send(instance_id, ExecutionTerminated(reason=reason, recurse=recursive))
+
+    async def suspend(self, instance_id: str, reason: str = "") -> None:
+        """Hold an instance; see :class:`~perdure.ports.runtime.Runtime`."""
+        status = await self._send(instance_id, ExecutionSuspended(reason=reason))
+        _require_unfinished(instance_id, status, "it cannot be suspended any more")
+
+    async def resume(self, instance_id: str, reason: str = "") -> None:
+        """Let an instance go on; see :class:`~perdure.ports.runtime.Runtime`."""
+        status = await self._send(instance_id, ExecutionResumed(reason=reason))
+        _require_unfinished(instance_id, status, "it cannot be resumed any more")
 
     async def answer(self, instance_id: str, task: int, decision: str, result: Any = None) -> None:
         """Say what became of an activity that a crash cut off.
@@ -306,10 +431,6 @@ class EmbeddedRuntime:
         encoded = encode({"task": task, "decision": decision, "result": result}, "the answer", references=False)
         await self._send(instance_id, EventRaised(name=ANSWERED, input=encoded.raw), encoded)
 
-    async def resume(self, instance_id: str) -> None:
-        """Try a stalled instance again, for example after its code was restored."""
-        await self._send(instance_id, EventRaised(name=RESUMED))
-
     async def _send(self, instance_id: str, event: AnyEvent, encoded: Encoded | None = None) -> Status:
         crash_point("signal.before_commit")
         blobs = encoded.blobs if encoded is not None else {}
@@ -321,28 +442,12 @@ class EmbeddedRuntime:
         return status
 
 
-def _usable(given: str, field: str) -> str:
-    usable = 0 < len(given) <= _ID_LENGTH and "\0" not in given
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        usable = False
-    if not usable:
-        raise UsageError(f"{field} is {given!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
-    return given
-
-
 def _calm_garbage_collector(threshold: int | None) -> None:
     present, *older = gc.get_threshold()
     if threshold is not None and 0 < present < threshold:
         gc.set_threshold(threshold, *older)
 
 
-def _require_same(new: NewInstance, found: Started) -> None:
-    if found.app_id != new.app_id:
-        raise InstanceExistsError(new.instance_id, f"it is a run of app {found.app_id!r}, not of {new.app_id!r}")
-    if found.workflow != new.workflow:
-        why = f"it is a run of workflow {found.workflow!r}, not of {new.workflow!r}"
-        raise InstanceExistsError(new.instance_id, why)
-    if found.events != new.events:
-        raise InstanceExistsError(new.instance_id, f"it is a run of {found.workflow!r} with another input")
+def _require_unfinished(instance_id: str, status: Status, so: str) -> None:
+    if status.finished:
+        raise InstanceError(instance_id, f"instance {instance_id!r} is {status}; {so}")

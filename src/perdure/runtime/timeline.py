@@ -15,18 +15,24 @@ from perdure.base.codec import NOTHING, Resolved, decode
 from perdure.base.events import (
     AnyEvent,
     EventRaised,
+    EventSent,
     ExecutionCompleted,
+    ExecutionResumed,
     ExecutionStarted,
+    ExecutionSuspended,
     Failure,
     HistoryRow,
     Status,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
+    SubOrchestrationInstanceFailed,
     TaskCompleted,
     TaskFailed,
     TaskScheduled,
     TimerCreated,
     TimerFired,
 )
-from perdure.engine.engine_events import ANSWERED, ASKED, ENGINE_EVENT, RESUMED
+from perdure.engine.engine_events import ANSWERED, ASKED, CANCELLED, ENGINE_EVENT
 
 
 class Kind(StrEnum):
@@ -34,10 +40,13 @@ class Kind(StrEnum):
 
     START = "start"
     ACTIVITY = "activity"
+    CHILD = "child"
+    SENT = "sent"
     TIMER = "timer"
     EVENT = "event"
     QUESTION = "question"
     ANSWER = "answer"
+    SUSPEND = "suspend"
     RESUME = "resume"
     END = "end"
 
@@ -101,6 +110,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         failure: why it failed, or why the last attempt did.
         due: when a timer fires, or when the next attempt begins.
         task: of a question or an answer, the attempt's id.
+        instance: of a child workflow or a sent event, the other instance's id.
     """
 
     kind: Kind
@@ -115,6 +125,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     failure: Failure | None = None
     due: float | None = None
     task: int | None = None
+    instance: str | None = None
 
     @property
     def duration(self) -> float | None:
@@ -150,9 +161,15 @@ def values(rows: Iterable[HistoryRow]) -> list[msgspec.Raw]:
     for row in rows:
         for event in row.events:
             match event:
-                case ExecutionStarted() | TaskScheduled() | EventRaised():
+                case (
+                    ExecutionStarted()
+                    | TaskScheduled()
+                    | SubOrchestrationInstanceCreated()
+                    | EventSent()
+                    | EventRaised()
+                ):
                     found.append(event.input)
-                case TaskCompleted() | ExecutionCompleted():
+                case TaskCompleted() | SubOrchestrationInstanceCompleted() | ExecutionCompleted():
                     found.append(event.result)
                 case _:
                     continue
@@ -182,14 +199,14 @@ class _Reader:
             self._change(place, progress=Progress.RUNNING, attempts=attempts, due=None)
         self._places[event.id] = place
 
-    def completed(self, event: TaskCompleted) -> None:
+    def completed(self, event: TaskCompleted | SubOrchestrationInstanceCompleted) -> None:
         place = self._places.get(event.task_id)
         if place is not None:
             self._end_attempt(place, event.task_id, None)
             self._change(place, progress=Progress.COMPLETED, ended_at=self.at, output=event.result, failure=None)
             self._change(place, recorded=self.entries[place].recorded + 1)
 
-    def failed(self, event: TaskFailed) -> None:
+    def failed(self, event: TaskFailed | SubOrchestrationInstanceFailed) -> None:
         place = self._places.get(event.task_id)
         if place is not None:
             self._end_attempt(place, event.task_id, event.failure)
@@ -212,10 +229,38 @@ class _Reader:
             self._asked(decode(event.input, self._resolved))
         elif event.name == ANSWERED:
             self._answered(event, decode(event.input, self._resolved)["task"])
-        elif event.name == RESUMED:
-            self._add(Kind.RESUME, "resumed", Progress.COMPLETED, ended_at=self.at)
+        elif event.name == CANCELLED:
+            self._cancelled(decode(event.input, self._resolved))
         elif not event.name.startswith(ENGINE_EVENT):
             self._add(Kind.EVENT, event.name, Progress.COMPLETED, ended_at=self.at, input=event.input)
+
+    def child_created(self, event: SubOrchestrationInstanceCreated) -> None:
+        attempt = Attempt(task=event.id, number=event.attempt, started_at=self.at)
+        place = None if event.retry_of is None else self._places.get(event.retry_of)
+        if place is None:
+            done = Progress.COMPLETED if event.detached else Progress.RUNNING
+            ended = self.at if event.detached else None
+            fields = {"input": event.input, "attempts": (attempt,), "instance": event.instance_id, "ended_at": ended}
+            place = self._add(Kind.CHILD, event.name, done, **fields)
+        else:
+            attempts = (*self.entries[place].attempts, attempt)
+            self._change(place, progress=Progress.RUNNING, attempts=attempts, due=None, instance=event.instance_id)
+        self._places[event.id] = place
+
+    def sent(self, event: EventSent) -> None:
+        fields = {"ended_at": self.at, "input": event.input, "instance": event.instance_id}
+        self._add(Kind.SENT, event.name, Progress.COMPLETED, **fields)
+
+    def suspended(self, event: ExecutionSuspended) -> None:
+        self._add(Kind.SUSPEND, event.reason or "suspended", Progress.COMPLETED, ended_at=self.at)
+
+    def resumed(self, event: ExecutionResumed) -> None:
+        self._add(Kind.RESUME, event.reason or "resumed", Progress.COMPLETED, ended_at=self.at)
+
+    def _cancelled(self, task: int) -> None:
+        place = self._places.get(task)
+        if place is not None and self.entries[place].is_open:
+            self._change(place, progress=Progress.CANCELLED, ended_at=self.at)
 
     def ended(self, event: ExecutionCompleted) -> None:
         for place, entry in enumerate(self.entries):
@@ -261,6 +306,12 @@ _HANDLERS: dict[type[AnyEvent], Callable[[_Reader, Any], None]] = {
     TaskScheduled: _Reader.scheduled,
     TaskCompleted: _Reader.completed,
     TaskFailed: _Reader.failed,
+    SubOrchestrationInstanceCreated: _Reader.child_created,
+    SubOrchestrationInstanceCompleted: _Reader.completed,
+    SubOrchestrationInstanceFailed: _Reader.failed,
+    EventSent: _Reader.sent,
+    ExecutionSuspended: _Reader.suspended,
+    ExecutionResumed: _Reader.resumed,
     TimerCreated: _Reader.timer_created,
     TimerFired: _Reader.timer_fired,
     EventRaised: _Reader.raised,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from perdure.base.events import RetryPolicy
+from perdure.base.ids import agent_workflow_name
 from perdure.engine.open_work import Convert
 from perdure.engine.replay import Execution
 from perdure.engine.tasks import Deadline, Task, WhenAll, WhenAny
@@ -14,7 +17,19 @@ from perdure.engine.tasks import Deadline, Task, WhenAll, WhenAny
 T = TypeVar("T")
 
 Callee = tuple[str, Convert | None]
-"""An activity's registered name, and what turns its stored result into what its return annotation says."""
+"""A registered name, and what turns a stored result into what the function's return annotation says."""
+
+
+class Code(Protocol):
+    """What a context has to know of the code around the workflow."""
+
+    def callee(self, activity: Callable[..., Any] | str) -> Callee:
+        """Return how to call an activity."""
+        ...
+
+    def child(self, workflow: Callable[..., Any] | str, app_id: str | None) -> Callee:
+        """Return how to call a workflow; ``app_id`` is the app that executes it, None for the caller's own."""
+        ...
 
 
 def _seconds(duration: float | dt.timedelta) -> float:
@@ -28,11 +43,11 @@ class WorkflowContext:
     crash and is refused.
     """
 
-    __slots__ = ("_callee", "_execution")
+    __slots__ = ("_code", "_execution")
 
-    def __init__(self, execution: Execution, callee: Callable[[Callable[..., Any] | str], Callee]) -> None:
+    def __init__(self, execution: Execution, code: Code) -> None:
         self._execution = execution
-        self._callee = callee
+        self._code = code
 
     @property
     def instance_id(self) -> str:
@@ -98,15 +113,98 @@ class WorkflowContext:
         Raises:
             NotSerializableError: the input is not data.
         """
-        name, convert = self._callee(activity)
+        name, convert = self._code.callee(activity)
         seconds = None if timeout is None else _seconds(timeout)
         return self._execution.call_activity(name, input, retry=retry_policy, timeout=seconds, convert=convert)
+
+    def call_child_workflow(
+        self,
+        workflow: Callable[..., Any] | str,
+        *,
+        input: Any = None,  # noqa: A002 - the name that Dapr programs use
+        instance_id: str | None = None,
+        app_id: str | None = None,
+        retry_policy: RetryPolicy | None = None,
+    ) -> Task[Any]:
+        """Call another workflow, which has a history of its own.
+
+        Args:
+            workflow: the function, or its registered name.
+            input: its input; must be data.
+            instance_id: its id; by default made of this run's id and the number of the call.
+            app_id: the app whose workers execute it; by default this run's own.
+            retry_policy: how often a failure is tried again, each time as another instance; None means not at all.
+
+        Returns:
+            a task of the child's result. Awaiting it raises ChildWorkflowFailedError when the child failed for good,
+            was terminated, or its id is taken.
+
+        Raises:
+            NotSerializableError: the input is not data.
+            UsageError: the id is unusable.
+        """
+        name, convert = self._code.child(workflow, app_id)
+        _, task = self._execution.call_child(
+            name, input, instance_id=instance_id, app_id=app_id, retry=retry_policy, convert=convert
+        )
+        return task
+
+    def start_workflow(
+        self,
+        workflow: Callable[..., Any] | str,
+        *,
+        input: Any = None,  # noqa: A002 - as above
+        instance_id: str | None = None,
+        app_id: str | None = None,
+    ) -> str:
+        """Start another workflow that goes its own way; return its id. It exists once this step is recorded.
+
+        Raises:
+            NotSerializableError: the input is not data.
+            UsageError: the id is unusable.
+        """
+        name, _ = self._code.child(workflow, app_id)
+        child, _ = self._execution.call_child(name, input, instance_id=instance_id, app_id=app_id, detached=True)
+        return child
+
+    def call_agent(
+        self,
+        agent: str,
+        task: str | dict[str, Any],
+        *,
+        app_id: str | None = None,
+        instance_id: str | None = None,
+    ) -> Task[Any]:
+        """Let an agent work on a task, as a child workflow (api.md, ``call_agent``).
+
+        Args:
+            agent: the agent's name, or the name of its workflow.
+            task: what it is to do, or a whole payload.
+            app_id: the app that hosts it; by default this run's own.
+            instance_id: the id of its run.
+
+        Returns:
+            a task of the agent's final message.
+        """
+        payload = task if isinstance(task, dict) else {"task": task}
+        return self.call_child_workflow(
+            agent_workflow_name(agent), input=payload, app_id=app_id, instance_id=instance_id
+        )
+
+    def send_event(self, instance_id: str, name: str, data: Any = None) -> None:
+        """Send an event to another run once this step is recorded; one that is not there does not get it.
+
+        Raises:
+            NotSerializableError: the data is not data.
+            UsageError: the name or the id is unusable.
+        """
+        self._execution.send_event(instance_id, name, data)
 
     def create_timer(self, fire_at: float | dt.timedelta | dt.datetime) -> Task[None]:
         """Wait durably.
 
         Args:
-            fire_at: seconds from now, a timedelta from now, or an aware datetime.
+            fire_at: seconds from now, a timedelta from now, or a datetime; one without time zone is in UTC.
         """
         if isinstance(fire_at, dt.datetime):
             aware = fire_at if fire_at.tzinfo is not None else fire_at.replace(tzinfo=dt.UTC)
@@ -124,19 +222,87 @@ class WorkflowContext:
         if timeout is None or event.done:
             return event
         timer = self._execution.create_timer(_seconds(timeout))
+        message = f"no event {name!r} within {_seconds(timeout):g} s"
+        return Deadline(event, timer, message, lambda loser: self._execution.cancel([loser]))
 
-        def forget(loser: Task[Any]) -> None:
-            if loser is event:
-                self._execution.forget_waiter(name, event)
-            else:
-                self._execution.forget_timer(timer)
+    def when_all(self, tasks: Sequence[Task[T]], *, return_exceptions: bool = False) -> Task[list[T]]:
+        """Wait for all tasks; the result is the list of theirs, in order.
 
-        return Deadline(event, timer, f"no event {name!r} within {_seconds(timeout):g} s", forget)
+        Args:
+            tasks: what the context's methods returned.
+            return_exceptions: wait for every task, and let an error stand in the place of its result. Otherwise the
+                first failure fails it at once, and the other tasks go on.
+        """
+        return WhenAll(tasks, collect=return_exceptions)
 
-    def when_all(self, tasks: Sequence[Task[T]]) -> Task[list[T]]:
-        """Wait for all tasks; the result is the list of theirs, in order. The first failure fails it at once."""
-        return WhenAll(tasks)
+    def when_any(self, tasks: Sequence[Task[Any]], *, cancel_losers: bool = False) -> Task[Task[Any]]:
+        """Wait for the first task to finish; the result is that task.
 
-    def when_any(self, tasks: Sequence[Task[Any]]) -> Task[Task[Any]]:
-        """Wait for the first task to finish; the result is that task. The others go on."""
-        return WhenAny(tasks)
+        Args:
+            tasks: what the context's methods returned.
+            cancel_losers: cancel those that have not finished then; otherwise they go on.
+        """
+        return WhenAny(tasks, self._execution.cancel if cancel_losers else None)
+
+    def cancel(self, *tasks: Task[Any]) -> None:
+        """Cancel tasks: an async activity is cancelled where it runs, a plain one is no longer waited for, a child
+        workflow is terminated, a timer or an event no longer waited for. Those that have finished stay as they are.
+        """
+        self._execution.cancel(tasks)
+
+    def continue_as_new(
+        self,
+        new_input: Any = None,
+        *,
+        save_events: bool = True,
+    ) -> None:
+        """Begin again with another input and an empty history, once the function returns; its result is ignored.
+
+        Args:
+            new_input: the input of the next generation; must be data.
+            save_events: keep the events that came and were not read. (Dapr's own default is to drop them.)
+        """
+        self._execution.continue_as_new(new_input, carry_events=save_events)
+
+    def set_custom_status(self, status: Any) -> None:
+        """Let everybody who looks at the run see some data, such as how far it has come.
+
+        Raises:
+            NotSerializableError: the status is not data.
+        """
+        self._execution.set_custom_status(status)
+
+    def set_attributes(self, **attributes: str | float | bool) -> None:
+        """Set custom attributes, by which runs are found.
+
+        Raises:
+            UsageError: a value is no text of at most 256 characters, number or truth value.
+        """
+        self._execution.set_attributes(attributes)
+
+    def is_patched(self, patch: str) -> bool:
+        """Whether this run goes the new way at a place where the code was changed.
+
+        True for every run that comes to this place for the first time under the new code, false for those that had
+        passed it before; the answer stays the same for the rest of the run.
+
+        Args:
+            patch: a name for the change, never used again for another one.
+        """
+        return self._execution.is_patched(patch)
+
+    def new_uuid(self) -> uuid.UUID:
+        """Return a new identifier, the same on every replay."""
+        return self._execution.new_uuid()
+
+    uuid4 = new_uuid
+
+    @property
+    def random(self) -> random.Random:
+        """The run's own source of random numbers, the same on every replay; of no use for secrets."""
+        return self._execution.random()
+
+    @property
+    def generation(self) -> int:
+        """How often the run has continued as new."""
+        return self._execution.generation

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from perdure.base.errors import UsageError
+from perdure.engine.retention import Retention
 from perdure.ports.toolset import OnCrash
-from perdure.workflows.registry import NAME_ATTRIBUTE, default_registry, registered_name
+from perdure.workflows.registry import NAME_ATTRIBUTE, default_registry, registered_name, workflow_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -15,8 +16,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 @overload
 def workflow(function: F) -> F: ...
 @overload
-def workflow(*, name: str | None = None) -> Callable[[F], F]: ...
-def workflow(function: F | None = None, *, name: str | None = None) -> F | Callable[[F], F]:
+def workflow(
+    *,
+    name: str | None = None,
+    version: str = "",
+    follows: Sequence[str] = (),
+    latest: bool = True,
+    retention: Retention | None = None,
+) -> Callable[[F], F]: ...
+def workflow(
+    function: F | None = None,
+    *,
+    name: str | None = None,
+    version: str = "",
+    follows: Sequence[str] = (),
+    latest: bool = True,
+    retention: Retention | None = None,
+) -> F | Callable[[F], F]:
     """Register a workflow function.
 
     The function takes a :class:`~perdure.WorkflowContext` and, when it has a second parameter, the run's input. It is
@@ -27,14 +43,27 @@ def workflow(function: F | None = None, *, name: str | None = None) -> F | Calla
         function: the function, when the decorator is used bare.
         name: the name that histories keep; the function's own by default. Renaming the function later is safe when
             the name was given.
+        version: which version of the workflow this is. A run is pinned to the version it began with.
+        follows: versions whose unfinished runs this one takes over; ``""`` stands for the code without a version.
+        latest: whether runs that are started by name begin with this version; of several, the last one registered.
+        retention: how long runs are kept after their end; by default 30 days when they completed, for ever when they
+            failed or were terminated.
 
     Raises:
-        UsageError: the name belongs to another function.
+        UsageError: the name and version belong to another function.
     """
 
     def register(decorated: F) -> F:
-        setattr(decorated, NAME_ATTRIBUTE, name or decorated.__name__)
-        default_registry.add_workflow(decorated)
+        key = workflow_key(name or decorated.__name__, version)
+        setattr(decorated, NAME_ATTRIBUTE, key)
+        default_registry.add_workflow(
+            decorated,
+            name or decorated.__name__,
+            version=version,
+            follows=follows,
+            latest=latest,
+            retention=retention,
+        )
         return decorated
 
     return register if function is None else register(function)

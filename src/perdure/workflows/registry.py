@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from itertools import zip_longest
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -11,12 +11,16 @@ from typing import Any
 from perdure.base.errors import UsageError
 from perdure.engine.activity import Activity
 from perdure.engine.replay import Execution, Steps, Workflow
+from perdure.engine.retention import Retention
 from perdure.ports.toolset import OnCrash
 from perdure.workflows.adapt import input_converter, one_input, result_converter, takes_argument
 from perdure.workflows.context import Callee, WorkflowContext
 
 NAME_ATTRIBUTE = "__perdure_name__"
-"""Where a decorated function keeps its registered name."""
+"""Where a decorated function keeps its registered name; a workflow, the key of its instances."""
+
+VERSION_MARK = "@"
+"""Stands between a workflow's name and its version in the key of its instances."""
 
 _COMPARABLE = (str, bytes, int, float, MethodType)
 
@@ -33,13 +37,45 @@ def registered_name(function: Callable[..., Any]) -> str:
     return name
 
 
-class WorkflowDefinition:
-    """A workflow function under its name; ``async def``, generator and plain functions alike."""
+def workflow_key(name: str, version: str) -> str:
+    """Return what instances of a version of a workflow are kept under."""
+    return f"{name}{VERSION_MARK}{version}" if version else name
 
-    def __init__(self, name: str, function: Callable[..., Any], registry: Registry) -> None:
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the name and the version that a key stands for; the version is empty where there is none."""
+    name, _, version = key.partition(VERSION_MARK)
+    return name, version
+
+
+class WorkflowDefinition:
+    """A workflow function under its name; ``async def``, generator and plain functions alike.
+
+    Attributes:
+        name: its registered name.
+        version: which version of the workflow it is; empty for one without versions.
+        retention: how long its instances are kept after their end; None for the worker's own rule.
+        keys: what instances that it executes are kept under: its own key first, then those of the versions that it
+            follows.
+        function: the function.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        registry: Registry,
+        *,
+        version: str,
+        follows: Sequence[str],
+        retention: Retention | None,
+    ) -> None:
         if inspect.isasyncgenfunction(function):
             raise UsageError(f"workflow {name!r} is async and yields; let it await what its context returns")
         self.name = name
+        self.version = version
+        self.retention = retention
+        self.keys = tuple(workflow_key(name, each) for each in (version, *follows))
         self.function = function
         self._registry = registry
         self._takes_argument = takes_argument(function)
@@ -47,7 +83,7 @@ class WorkflowDefinition:
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the function's steps."""
-        context = WorkflowContext(execution, self._registry.callee)
+        context = WorkflowContext(execution, self._registry)
         if self._convert is not None and argument is not None:
             argument = self._convert(argument)
         steps = self.function(context, argument) if self._takes_argument else self.function(context)
@@ -67,23 +103,74 @@ class Registry:
     def __init__(self) -> None:
         self.workflows: dict[str, Workflow] = {}
         self.activities: dict[str, Activity] = {}
+        self._newest: dict[str, str] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._callees: dict[Callable[..., Any] | str, Callee] = {}
 
-    def add_workflow(self, function: Callable[..., Any], name: str | None = None) -> str:
-        """Register a workflow function and return its name.
+    def add_workflow(
+        self,
+        function: Callable[..., Any],
+        name: str | None = None,
+        *,
+        version: str = "",
+        follows: Sequence[str] = (),
+        latest: bool = True,
+        retention: Retention | None = None,
+    ) -> str:
+        """Register a workflow function and return the key that its instances are kept under.
+
+        Args:
+            function: the function.
+            name: its name; the function's own by default.
+            version: which version of the workflow it is.
+            follows: versions whose unfinished instances this one takes over; ``""`` is the code without a version.
+            latest: whether instances that are started by name begin with this version; of several, the last one.
+            retention: how long instances are kept after their end; None for the worker's own rule.
 
         Raises:
-            UsageError: the name belongs to another function.
+            UsageError: the name and version belong to another function, or cannot be a name.
         """
         chosen = name or registered_name(function)
-        known = self.workflows.get(chosen)
-        owner = getattr(known, "function", known)
-        if owner is not None and not _same(owner, function):
-            raise _taken("workflow", chosen, owner, function)
-        if known is None:
-            self.workflows[chosen] = WorkflowDefinition(chosen, function, self)
-        return chosen
+        if name is None and not version:
+            chosen, version = split_key(chosen)
+        if VERSION_MARK in chosen or VERSION_MARK in version:
+            raise UsageError(
+                f"workflow {chosen!r} of version {version!r}: {VERSION_MARK!r} stands between a name and a version; "
+                "leave it out of both"
+            )
+        key = workflow_key(chosen, version)
+        known = self._own(key)
+        if known is not None:
+            owner = getattr(known, "function", known)
+            if not _same(owner, function):
+                raise _taken("workflow", key, owner, function)
+            return key
+        definition = WorkflowDefinition(chosen, function, self, version=version, follows=follows, retention=retention)
+        self.workflows[key] = definition
+        if latest:
+            self._newest[chosen] = key
+        # Instances that were started by name where this code is not known begin with the newest version.
+        lent = (*definition.keys[1:], chosen) if latest else definition.keys[1:]
+        for lent_key in lent:
+            if self._own(lent_key) is None:
+                self.workflows[lent_key] = definition
+        return key
+
+    def _own(self, key: str) -> Workflow | None:
+        """Return the workflow whose own key this is."""
+        found = self.workflows.get(key)
+        return found if found is not None and found.keys[0] == key else None
+
+    def newest(self, workflow: str) -> str:
+        """Return the key that an instance which is started by name is kept under."""
+        return self._newest.get(workflow, workflow)
+
+    def child(self, workflow: Callable[..., Any] | str, app_id: str | None) -> Callee:
+        """Return how to call a workflow; a function of this app that is not registered yet is."""
+        if isinstance(workflow, str):
+            return (workflow if app_id is not None else self.newest(workflow)), None
+        key = registered_name(workflow) if app_id is not None else self.add_workflow(workflow)
+        return key, result_converter(workflow)
 
     def add_activity(
         self, function: Callable[..., Any], name: str | None = None, *, on_crash: OnCrash = "retry"

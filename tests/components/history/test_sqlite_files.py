@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -394,7 +395,10 @@ def test_a_store_that_another_process_keeps_locked_is_named_and_usable_afterward
     async def contend(store: SQLiteHistoryStore) -> None:
         with Child("lock", path) as other:
             assert await asyncio.to_thread(other.hear) == "locked"
-            with pytest.raises(StoreLockedError, match="locked by another process; end it, or wait until it has fin"):
+            named = f"process {other.process.pid} holds the write lock; end it, or wait until it has finished writing"
+            with pytest.raises(
+                StoreLockedError, match=named if sys.platform == "linux" else "locked by another process"
+            ):
                 await store.start(new_instance("waiting"))
             assert await store.find("waiting") is None
             other.tell()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import heapq
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from types import CoroutineType
@@ -17,13 +18,19 @@ from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavail
 from perdure.base.events import HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.ports.history_store import (
+    EVERYTHING,
     NO_BLOBS,
+    Appended,
+    Changes,
     Claimed,
     Episode,
+    InstanceQuery,
     InstanceRecord,
     Lease,
     NewInstance,
     News,
+    Park,
+    Restored,
     Signal,
     Started,
 )
@@ -38,14 +45,19 @@ class _Instance:
     def __init__(self, key: int, new: NewInstance) -> None:
         self.key = key
         self.instance_id, self.app_id, self.workflow = new.instance_id, new.app_id, new.workflow
-        self.status = Status.RUNNING
         self.created_at = new.at
         self.finished_at: float | None = None
         self.owner: int | None = None
-        self.due: float | None = new.at
+        self.due: float | None = new.at if new.due is None else max(new.at, new.due)
+        self.status = Status.PENDING if self.due > new.at else Status.RUNNING
         self.waits: str | None = None
         self.recoveries = 0
-        self.rows: list[tuple[float, str]] = [(new.at, new.events)]
+        self.parent = new.parent
+        self.custom_status: str | None = None
+        self.attributes = dict(new.attributes)
+        self.base = 0
+        self.rows: dict[int, tuple[float, str]] = {0: (new.at, new.events)}
+        self.next_seq = 1
         self.inbox: dict[int, str] = {}
 
     def signals(self) -> tuple[Signal, ...]:
@@ -119,6 +131,7 @@ class MemoryHistoryStore:
         self._owned: dict[int, set[int]] = {}
         self._instances: list[_Instance] = []
         self._by_id: dict[str, _Instance] = {}
+        self._children: dict[str, list[_Instance]] = {}
         self._signalled: set[int] = set()
         self._due: dict[tuple[str, str], _DueQueue] = {}
         self._blobs: dict[str, bytes] = {}
@@ -235,57 +248,95 @@ class MemoryHistoryStore:
         """Accept an instance, or find the one that has its id already."""
         if new.lease is not None:
             self._require_live(new.lease)
+        return self._accept(new)
+
+    def _accept(self, new: NewInstance) -> Started:
         found = self._by_id.get(new.instance_id)
+        if found is not None and new.replaces and found.status.finished and found.app_id == new.app_id:
+            self._forget(found)
+            found = None
         created = found is None
         if found is None:
             self._version += 1
             found = self._by_id[new.instance_id] = _Instance(len(self._instances) + 1, new)
             self._instances.append(found)
             self._keep(new.blobs)
+            if new.parent is not None:
+                self._children.setdefault(new.parent, []).append(found)
             if new.lease is not None:
                 self._own(found, new.lease)
             else:
                 self._tell(News.WORK)
             self._queue(found)
         return Started(
-            key=found.key, created=created, app_id=found.app_id, workflow=found.workflow, events=found.rows[0][1]
+            key=found.key,
+            created=created,
+            app_id=found.app_id,
+            workflow=found.workflow,
+            events=found.rows[0][1],
+            status=found.status,
         )
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode; ``done`` is called in a later turn of the event loop."""
         self._require_open()
         loop = asyncio.get_running_loop()
         try:
-            self._append(lease, episode)
+            outcome: Exception | tuple[Started, ...] | None = self._append(lease, episode)
         except StaleLeaseError as error:
-            loop.call_soon(done, error)
-        else:
-            loop.call_soon(done, None)
+            outcome = error
+        loop.call_soon(done, outcome)
 
-    def _append(self, lease: Lease, episode: Episode) -> None:
+    def _append(self, lease: Lease, episode: Episode) -> tuple[Started, ...] | None:
         instance = self._owned_by(lease, episode.key)
-        if episode.seq != len(instance.rows):
+        if episode.seq != instance.next_seq:
             raise StaleLeaseError(
                 self._name, "another worker has written this part of the history; the commit is refused"
             )
         self._version += 1
-        instance.rows.append((episode.at, episode.events))
+        instance.rows[episode.seq] = (episode.at, episode.events)
+        instance.next_seq += 1
         self._keep(episode.blobs)
         for link in episode.links:
             self._links.setdefault((link.root, link.depth, link.digest), link)
         for position in episode.consumed:
             instance.inbox.pop(position, None)
-        park = episode.park
-        if park is not None:
-            instance.status, instance.waits = park.status, park.waits
-            if park.status.finished:
-                instance.finished_at = episode.at
-                instance.inbox.clear()
-                self._end_watch(instance)
-            due = None if park.status.finished else park.due
-            self._disown(instance, 0.0 if instance.inbox else due)
+        started = None if episode.changes is None else self._change(instance, episode.seq, episode.changes)
+        if episode.park is not None:
+            self._park(instance, episode.park, episode.at)
         if not instance.inbox:
             self._signalled.discard(instance.key)
+        return started
+
+    def _park(self, instance: _Instance, park: Park, at: float) -> None:
+        instance.status, instance.waits = park.status, park.waits
+        if park.status.finished:
+            instance.finished_at = at
+            instance.inbox.clear()
+            self._end_watch(instance)
+        due = None if park.status.finished else park.due
+        self._disown(instance, 0.0 if instance.inbox else due)
+
+    def _change(self, instance: _Instance, seq: int, changes: Changes) -> tuple[Started, ...] | None:
+        started = tuple(self._accept(start.new) for start in changes.starts)
+        for start, outcome in zip(changes.starts, started, strict=True):
+            if not outcome.created and start.refused is not None:
+                self._put(instance, start.refused)
+        for send in changes.sends:
+            addressee = self._by_id.get(send.instance_id)
+            if addressee is not None:
+                self._put(addressee, send.event)
+        if changes.to_children is not None:
+            for child in self._children.get(instance.instance_id, ()):
+                self._put(child, changes.to_children)
+        if changes.renews:
+            instance.base = seq
+            instance.rows = {0: instance.rows[0], seq: instance.rows[seq]}
+        instance.workflow = changes.workflow or instance.workflow
+        instance.status = changes.status or instance.status
+        instance.custom_status = changes.custom_status or instance.custom_status
+        instance.attributes.update(changes.attributes)
+        return started or None
 
     @_answered
     def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
@@ -301,16 +352,21 @@ class MemoryHistoryStore:
         instance = self._by_id.get(instance_id)
         if instance is None or instance.status.finished:
             return None if instance is None else instance.status
+        self._keep(blobs)
+        self._put(instance, event)
+        return instance.status
+
+    def _put(self, instance: _Instance, event: str) -> None:
+        if instance.status.finished:
+            return
         self._version += 1
         self._last_position += 1
-        self._keep(blobs)
         instance.inbox[self._last_position] = event
         self._signalled.add(instance.key)
         if instance.owner is None and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
         self._tell(News.WORK)
-        return instance.status
 
     @_answered
     def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
@@ -322,8 +378,10 @@ class MemoryHistoryStore:
         taken: list[_Instance] = []
         while heads and heads[0][0] <= now and len(taken) < limit:
             _, key, queue = heads[0]
-            taken.append(self._instances[key - 1])
-            self._own(taken[-1], lease)
+            one = self._instances[key - 1]
+            one.status = Status.RUNNING if one.status is Status.PENDING else one.status
+            taken.append(one)
+            self._own(one, lease)
             following = queue.first()
             if following is None:
                 heapq.heappop(heads)
@@ -335,7 +393,7 @@ class MemoryHistoryStore:
                 key=one.key,
                 instance_id=one.instance_id,
                 workflow=one.workflow,
-                next_seq=len(one.rows),
+                next_seq=one.next_seq,
                 signals=one.signals(),
             )
             for one in taken
@@ -361,11 +419,13 @@ class MemoryHistoryStore:
     @_answered
     def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
         """Return whole histories."""
-        rows = {key: self._instances[key - 1].rows if 0 < key <= len(self._instances) else [] for key in keys}
-        return {
-            key: [HistoryRow(seq, at, decode_events(events)) for seq, (at, events) in enumerate(history)]
-            for key, history in rows.items()
-        }
+        return {key: self._history(key) for key in keys}
+
+    def _history(self, key: int) -> list[HistoryRow]:
+        if not 0 < key <= len(self._instances):
+            return []
+        one = self._instances[key - 1]
+        return [HistoryRow(seq, at, decode_events(text)) for seq, (at, text) in one.rows.items() if seq >= one.base]
 
     @_answered
     def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
@@ -404,27 +464,79 @@ class MemoryHistoryStore:
         return (self._record(one) for one in found if one is not None)
 
     @_answered
-    def instances(
-        self,
-        *,
-        status: Status | None = None,
-        app_id: str | None = None,
-        workflow: str | None = None,
-        limit: int = 50,
-        before: int | None = None,
-    ) -> list[InstanceRecord]:
-        """Return a page of instances, the newest first."""
-        end = len(self._instances) if before is None else min(before - 1, len(self._instances))
+    def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first."""
+        end = len(self._instances) if query.before is None else min(query.before - 1, len(self._instances))
         newest_first = (self._instances[place] for place in range(end - 1, -1, -1))
-        wanted = status, app_id, workflow
-        chosen = (
-            one
-            for one in newest_first
-            if all(
-                want in (None, has) for want, has in zip(wanted, (one.status, one.app_id, one.workflow), strict=True)
-            )
+        chosen = (one for one in newest_first if self._is_meant(one, query))
+        return [self._record(one) for one in islice(chosen, query.limit)]
+
+    def _is_meant(self, one: _Instance, query: InstanceQuery) -> bool:
+        return (
+            self._by_id.get(one.instance_id) is one
+            and (not query.status or one.status in query.status)
+            and query.workflow in (None, one.workflow, one.workflow.partition("@")[0])
+            and query.app_id in (None, one.app_id)
+            and query.parent in (None, one.parent)
+            and (query.created_from is None or one.created_at >= query.created_from)
+            and (query.created_until is None or one.created_at < query.created_until)
+            and (query.finished_until is None or (one.finished_at or math.inf) < query.finished_until)
+            and all(_same(one.attributes.get(name), value) for name, value in query.attributes.items())
         )
-        return [self._record(one) for one in islice(chosen, limit)]
+
+    @_answered
+    def rows(self, key: int) -> list[tuple[int, float, str]]:
+        """Return the rows of an instance as they are kept."""
+        rows = self._instances[key - 1].rows if 0 < key <= len(self._instances) else {}
+        return [(seq, at, events) for seq, (at, events) in rows.items()]
+
+    @_answered
+    def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories."""
+        if any(one.new.instance_id in self._by_id for one in restored):
+            return False
+        for one in restored:
+            self._restore(one)
+        return True
+
+    def _restore(self, restored: Restored) -> None:
+        self._keep(restored.blobs)
+        for link in restored.links:
+            self._links.setdefault((link.root, link.depth, link.digest), link)
+        started = self._accept(restored.new)
+        one = self._instances[started.key - 1]
+        one.rows = {seq: (at, events) for seq, at, events in restored.rows}
+        one.next_seq, one.base = restored.rows[-1][0] + 1, restored.base
+        one.status, one.waits, one.due = restored.park.status, restored.park.waits, restored.park.due
+        one.finished_at, one.custom_status = restored.finished_at, restored.custom_status
+        self._queue(one)
+        for event in restored.inbox:
+            self._put(one, event)
+
+    @_answered
+    def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of instances that ended before a time."""
+        query = InstanceQuery(status=tuple(status), workflow=workflow, app_id=app_id, finished_until=until)
+        chosen = [one for one in self._by_id.values() if self._is_meant(one, query)]
+        return [one.key for one in sorted(chosen, key=lambda one: one.finished_at or 0.0)[:limit]]
+
+    @_answered
+    def purge(self, keys: Collection[int]) -> int:
+        """Delete instances that have ended; their content stays until this store itself goes."""
+        ended = [self._instances[key - 1] for key in keys if 0 < key <= len(self._instances)]
+        ended = [one for one in ended if one.status.finished and self._by_id.get(one.instance_id) is one]
+        for one in ended:
+            self._forget(one)
+        return len(ended)
+
+    def _forget(self, one: _Instance) -> None:
+        self._version += 1
+        del self._by_id[one.instance_id]
+        one.rows, one.due = {}, None
+        if one.parent is not None:
+            self._children[one.parent].remove(one)
 
     # -- news
 
@@ -465,7 +577,7 @@ class MemoryHistoryStore:
     @_answered
     def check(self) -> dict[str, Any]:
         """Count what there is."""
-        counts = Counter(str(one.status) for one in self._instances)
+        counts = Counter(str(one.status) for one in self._by_id.values())
         return {"instances": dict(counts), "workers": len(self._live) + len(self._dead)}
 
     def _record(self, one: _Instance) -> InstanceRecord:
@@ -482,4 +594,12 @@ class MemoryHistoryStore:
             due=one.due,
             waits=one.waits,
             recoveries=one.recoveries,
+            parent=one.parent,
+            custom_status=one.custom_status,
+            attributes=dict(one.attributes),
         )
+
+
+def _same(kept: object, wanted: object) -> bool:
+    # True is 1 to Python, and another value to whoever set an attribute.
+    return type(kept) is type(wanted) and kept == wanted

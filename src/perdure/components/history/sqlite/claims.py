@@ -19,7 +19,10 @@ _DUE = """
 SELECT due, key FROM instance INDEXED BY instance_due
 WHERE owner IS NULL AND app_id = ? AND workflow = ? AND due <= ? ORDER BY due, key LIMIT ?
 """
-_OWN = "UPDATE instance SET owner = ? WHERE key IN (SELECT value FROM json_each(?))"
+_OWN = """
+UPDATE instance SET owner = ?, status = CASE status WHEN 'PENDING' THEN 'RUNNING' ELSE status END
+WHERE key IN (SELECT value FROM json_each(?))
+"""
 _CLAIMED = """
 SELECT json_group_array(json_array(
     key, id, workflow, (SELECT max(seq) + 1 FROM history WHERE history.instance = taken.key)

@@ -8,42 +8,32 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from perdure.base.codec import Link
 from perdure.base.errors import StaleLeaseError
-from perdure.base.events import Status
 from perdure.base.faults import crash_point
+from perdure.components.history.references import holder_of, targets_in, targets_of_links
+from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, send_events
+from perdure.components.history.sqlite.changing import apply_changes
+from perdure.components.history.sqlite.parameters import parameter
+from perdure.components.history.sqlite.purging import note_references
 from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.turns import turn
-from perdure.ports.history_store import Episode, Lease, NewInstance, Started
+from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance
 
-_json = msgspec.json.Encoder()
 _BLOBS_PER_STATEMENT = 32
 
-_INSERT_INSTANCES = """
-INSERT INTO instance (key, id, app_id, workflow, status, owner, due, created_at)
-SELECT value->>0, value->>1, value->>2, value->>3, 'RUNNING', value->>4, value->>5, value->>5 FROM json_each(?)
-"""
-_INSERT_HISTORY = """
-INSERT INTO history (instance, seq, at, events)
-SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)
-"""
 _INSERT_ONE_ROW = "INSERT INTO history (instance, seq, at, events) VALUES (?, ?, ?, ?)"
 _INSERT_LINKS = """
 INSERT OR IGNORE INTO link (root, depth, digest, parent, message)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?)
 """
-_INSERT_INBOX = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
 _DELETE_CONSUMED = "DELETE FROM inbox WHERE pos IN (SELECT value FROM json_each(?))"
 _DELETE_INBOX = "DELETE FROM inbox WHERE instance IN (SELECT value FROM json_each(?))"
-_WAKE = """
-UPDATE instance SET due = min(coalesce(due, 0), 0)
-WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL
-"""
 _PARK = """
 UPDATE instance SET
     owner = NULL, status = parked.status, waits = parked.waits, finished_at = parked.finished_at,
@@ -58,14 +48,6 @@ FROM (
 ) AS parked
 WHERE instance.key = parked.key
 """
-_EXISTING = """
-SELECT json_group_array(json_array(
-    instance.id, instance.key, instance.app_id, instance.workflow, instance.status, history.events
-))
-FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
-WHERE instance.id IN (SELECT value FROM json_each(?))
-"""
-
 Outcome = Any
 Deliver = Callable[[Outcome | Exception], None]
 
@@ -86,23 +68,14 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """Any other change, made by a function inside the transaction."""
+    """Any other change, made by a function inside the transaction, after its content and links are stored."""
 
     change: Callable[[sqlite3.Connection], Any]
+    blobs: Mapping[str, bytes] = NO_BLOBS
+    links: Sequence[Link] = ()
 
 
 Submission = NewInstance | Append | Send | Run
-
-
-class Existing(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a start or a signal needs to know of the instance that has its id."""
-
-    instance_id: str
-    key: int
-    app_id: str
-    workflow: str
-    status: Status
-    events: str
 
 
 def commit_group(
@@ -135,18 +108,18 @@ def commit_group(
     with turn(connection, patience):
         live = {row[0] for row in connection.execute("SELECT token FROM worker")}
         _insert_blobs(connection, blobs)
-        _starts(connection, store, live, starts, outcomes, tidings=tidings)
+        if len(appends) < len(group) or any(append.episode.changes is not None for _, append in appends):
+            tidings.begin(connection)
+        _starts(connection, store, live, starts, outcomes)
         _appends(connection, store, live, appends, outcomes, tidings=tidings)
-        _sends(connection, sends, outcomes, tidings)
+        _sends(connection, sends, outcomes)
         for index, run in runs:
+            if run.links:
+                connection.execute(_INSERT_LINKS, parameter(_link_rows(run.links)))
             outcomes[index] = run.change(connection)
         tidings.address(connection)
         crash_point("store.in_transaction")
     return [outcomes[index] for index in range(len(group))]
-
-
-def _parameter(rows: Iterable[object]) -> tuple[str]:
-    return (_json.encode(rows).decode(),)
 
 
 def _stale(store: str, lease: Lease) -> StaleLeaseError:
@@ -159,44 +132,17 @@ def _starts(
     live: set[int],
     starts: list[tuple[int, NewInstance]],
     outcomes: dict[int, Outcome],
-    *,
-    tidings: Tidings,
 ) -> None:
     if not starts:
         return
-    known = existing_instances(connection, {new.instance_id for _, new in starts})
-    key: int = connection.execute("SELECT coalesce(max(key), 0) FROM instance").fetchone()[0]
-    instances: list[object] = []
-    rows: list[object] = []
+    accepted: list[tuple[int, NewInstance]] = []
     for index, new in starts:
         if new.lease is not None and new.lease.token not in live:
             outcomes[index] = _stale(store, new.lease)
-            continue
-        found = known.get(new.instance_id)
-        if found is None:
-            key += 1
-            owner = None if new.lease is None else new.lease.token
-            instances.append((key, new.instance_id, new.app_id, new.workflow, owner, new.at))
-            rows.append((key, 0, new.at, new.events))
-            found = Existing(new.instance_id, key, new.app_id, new.workflow, Status.RUNNING, new.events)
-            known[new.instance_id] = found
-            created = True
-            if owner is None:
-                tidings.left_to_others([new.app_id])
         else:
-            created = False
-        outcomes[index] = Started(
-            key=found.key, created=created, app_id=found.app_id, workflow=found.workflow, events=found.events
-        )
-    if instances:
-        connection.execute(_INSERT_INSTANCES, _parameter(instances))
-        connection.execute(_INSERT_HISTORY, _parameter(rows))
-
-
-def existing_instances(connection: sqlite3.Connection, instance_ids: set[str]) -> dict[str, Existing]:
-    """Return those of the instances that exist, by id."""
-    text: str = connection.execute(_EXISTING, _parameter(instance_ids)).fetchone()[0]
-    return {one.instance_id: one for one in msgspec.json.decode(text, type=list[Existing])}
+            accepted.append((index, new))
+    started = insert_instances(connection, [new for _, new in accepted])
+    outcomes.update((index, outcome) for (index, _), outcome in zip(accepted, started, strict=True))
 
 
 def _appends(
@@ -213,13 +159,19 @@ def _appends(
     consumed: list[int] = []
     parked: list[object] = []
     finished: list[int] = []
+    changing: list[tuple[int, Episode]] = []
+    held: list[tuple[str, set[str]]] = []
     for index, append in appends:
         episode = append.episode
         if append.lease.token not in live:
             outcomes[index] = _stale(store, append.lease)
             continue
         outcomes[index] = None
+        if episode.changes is not None:
+            changing.append((index, episode))
         rows.append((episode.key, episode.seq, episode.at, episode.events))
+        if episode.blobs or '{"$' in episode.events:
+            held.append((holder_of(episode.key), targets_in(episode.events, episode.blobs)))
         links.extend(episode.links)
         consumed.extend(episode.consumed)
         if episode.park is not None:
@@ -231,34 +183,32 @@ def _appends(
     tidings.finished(finished)
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
+    if changing:
+        # Before instances are parked: what this puts into their inboxes makes them due.
+        started = apply_changes(connection, [episode for _, episode in changing])
+        outcomes.update((index, told) for (index, _), told in zip(changing, started, strict=True))
     steps = (
-        (_INSERT_HISTORY, rows),
-        (_INSERT_LINKS, [(n.root, n.depth, n.digest, n.parent, n.message) for n in links]),
+        (INSERT_HISTORY, rows),
+        (_INSERT_LINKS, _link_rows(links)),
         (_DELETE_CONSUMED, consumed),
         (_DELETE_INBOX, finished),
         (_PARK, parked),
     )
     for statement, parameters in steps:
         if parameters:
-            connection.execute(statement, _parameter(parameters))
+            connection.execute(statement, parameter(parameters))
+    if held or links:
+        note_references(connection, [*held, *targets_of_links(links).items()])
 
 
-def _sends(
-    connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome], tidings: Tidings
-) -> None:
-    if not sends:
-        return
-    known = existing_instances(connection, {send.instance_id for _, send in sends})
-    rows: list[tuple[int, str]] = []
-    for index, send in sends:
-        found = known.get(send.instance_id)
-        outcomes[index] = None if found is None else found.status
-        if found is not None and not found.status.finished:
-            rows.append((found.key, send.event))
-    if rows:
-        connection.execute(_INSERT_INBOX, _parameter(rows))
-        connection.execute(_WAKE, _parameter(rows))
-        tidings.signalled(key for key, _ in rows)
+def _link_rows(links: Iterable[Link]) -> list[object]:
+    return [(link.root, link.depth, link.digest, link.parent, link.message) for link in links]
+
+
+def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
+    if sends:
+        statuses = send_events(connection, [(send.instance_id, send.event, send.blobs) for _, send in sends])
+        outcomes.update((index, status) for (index, _), status in zip(sends, statuses, strict=True))
 
 
 def _compressed(group: list[Submission]) -> list[tuple[str, int, int, bytes]]:
@@ -267,7 +217,7 @@ def _compressed(group: list[Submission]) -> list[tuple[str, int, int, bytes]]:
     for item in group:
         if type(item) is Append:
             contents.update(item.episode.blobs)
-        elif type(item) is NewInstance or type(item) is Send:
+        elif not isinstance(item, Append):
             contents.update(item.blobs)
     return [_stored(address, content) for address, content in contents.items()]
 

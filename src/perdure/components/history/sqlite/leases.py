@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from perdure.components.history.sqlite.bell import Bell
+from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.turns import turn
 from perdure.ports.history_store import Lease
@@ -135,7 +136,7 @@ class Leases:
 
     def set_expiry(self, connection: sqlite3.Connection, expires: float) -> None:
         """Let the leases end at a time, in seconds since the epoch."""
-        connection.execute(_SET_EXPIRY, (expires, *_text(self.locks)))
+        connection.execute(_SET_EXPIRY, (expires, *parameter(list(self.locks))))
 
     def _is_late(self, now: float) -> bool:
         return abs(now - self._renewed_at) > self._seconds * 0.75
@@ -164,7 +165,7 @@ class Leases:
 
     def bury(self, connection: sqlite3.Connection, dead: Dead, tidings: Tidings) -> Freed:
         """End the leases of the dead, but for those that were renewed meanwhile."""
-        still_silent = connection.execute(_STILL_SILENT, (time.time(), *_text(dead.silent)))
+        still_silent = connection.execute(_STILL_SILENT, (time.time(), *parameter(dead.silent)))
         for name in dead.bells:
             strike_off(connection, name)
         return end_leases(connection, [*dead.gone, *(row[0] for row in still_silent)], tidings, recovered=True)
@@ -199,8 +200,8 @@ def is_live(connection: sqlite3.Connection, lease: Lease) -> bool:
 
 def end_leases(connection: sqlite3.Connection, tokens: Collection[int], tidings: Tidings, *, recovered: bool) -> Freed:
     """End leases; each instance that they owned is free, and has one recovery more if it is one."""
-    ended = connection.execute(_END, _text(tokens)).fetchall()
-    instances = connection.execute(_FREE, (int(recovered), *_text(tokens))).rowcount
+    ended = connection.execute(_END, parameter(tokens)).fetchall()
+    instances = connection.execute(_FREE, (int(recovered), *parameter(tokens))).rowcount
     if instances:
         tidings.left_to_others(app_id for app_id, _ in ended)
     return Freed(instances, [lock_file for _, lock_file in ended])
@@ -222,7 +223,3 @@ def is_abandoned(path: Path) -> bool:
     finally:
         os.close(file)
     return True
-
-
-def _text(values: Collection[object]) -> tuple[str]:
-    return (msgspec.json.encode(list(values)).decode(),)

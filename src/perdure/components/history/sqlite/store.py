@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,16 +25,23 @@ from perdure.components.history.sqlite.connection import connect, file_identity,
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.leases import Leases, WorkerLock, end_leases, enrol, is_live, strike_off
+from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
+from perdure.components.history.sqlite.purging import purge
+from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
+    EVERYTHING,
     NO_BLOBS,
+    Appended,
     Claimed,
     Episode,
+    InstanceQuery,
     InstanceRecord,
     Lease,
     NewInstance,
     News,
+    Restored,
     Signal,
     Started,
 )
@@ -43,8 +50,18 @@ T = TypeVar("T")
 
 _HISTORY = """
 SELECT json_group_array(json_array(instance, seq, format('%!.17g', at), events))
-FROM (SELECT * FROM history WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY instance, seq)
+FROM (
+    SELECT instance, seq, at, events FROM json_each(?)
+    JOIN instance ON instance.key = value
+    JOIN history ON history.instance = instance.key AND history.seq >= instance.base
+    ORDER BY instance, seq
+)
 """
+_ROWS = """
+SELECT seq, at, events FROM history JOIN instance ON instance.key = history.instance
+WHERE instance = ? AND (seq = 0 OR seq >= base) ORDER BY seq
+"""
+_PURGED_AT_ONCE = 100
 _RELEASE = """
 UPDATE instance SET
     owner = NULL, waits = :waits,
@@ -53,10 +70,6 @@ UPDATE instance SET
         ELSE :due
     END
 WHERE key = :key AND owner = :token
-"""
-_RECORD = """
-SELECT instance.key, id, instance.app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries
-FROM instance LEFT JOIN worker ON worker.token = instance.owner
 """
 
 
@@ -153,8 +166,13 @@ class SQLiteHistoryStore:
             raise StoreUnavailableError(self.name, "the store is not open")
         return self._writer
 
-    async def _change(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        result: T = await self._writing().request(Run(change))
+    async def _change(
+        self,
+        change: Callable[[sqlite3.Connection], T],
+        blobs: Mapping[str, bytes] = NO_BLOBS,
+        links: Sequence[Link] = (),
+    ) -> T:
+        result: T = await self._writing().request(Run(change, blobs, links))
         return result
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -244,9 +262,10 @@ class SQLiteHistoryStore:
         """Return those of the instances that exist, and be told of the end of those that run."""
         if self._bell.name is None:
             return await self.find_all(instance_ids)
+        wanted = list(instance_ids)
 
         def note(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
-            found = _found(connection, instance_ids)
+            found = records_by_id(connection, wanted)
             running = [record.key for record in found.values() if not record.status.finished]
             parameters = (enrol(connection, self._bell), msgspec.json.encode(running).decode())
             connection.execute(
@@ -264,7 +283,7 @@ class SQLiteHistoryStore:
         outcome: Started = await self._writing().request(new)
         return outcome
 
-    def append(self, lease: Lease, episode: Episode, done: Callable[[Exception | None], None]) -> None:
+    def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode to the next group commit."""
         self._writing().submit(Append(lease, episode), done)
 
@@ -376,32 +395,37 @@ class SQLiteHistoryStore:
 
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""
-        return await self._read(lambda connection: _found(connection, instance_ids))
+        wanted = list(instance_ids)
+        return await self._read(lambda connection: records_by_id(connection, wanted))
 
-    async def instances(
-        self,
-        *,
-        status: Status | None = None,
-        app_id: str | None = None,
-        workflow: str | None = None,
-        limit: int = 50,
-        before: int | None = None,
-    ) -> list[InstanceRecord]:
-        """Return a page of instances, the newest first."""
-        conditions = {
-            "status = ?": status,
-            "instance.app_id = ?": app_id,
-            "workflow = ?": workflow,
-            "instance.key < ?": before,
-        }
-        chosen = {text: value for text, value in conditions.items() if value is not None}
-        where = " WHERE " + " AND ".join(chosen) if chosen else ""
-        statement = f"{_RECORD}{where} ORDER BY instance.key DESC LIMIT ?"
+    async def instances(self, query: InstanceQuery = EVERYTHING) -> list[InstanceRecord]:
+        """Return instances, the newest first."""
+        return await self._read(lambda connection: records(connection, query))
 
-        def query(connection: sqlite3.Connection) -> list[InstanceRecord]:
-            return [_record(row) for row in connection.execute(statement, (*chosen.values(), limit))]
+    async def rows(self, key: int) -> list[tuple[int, float, str]]:
+        """Return the rows of an instance as they are stored."""
+        return await self._read(lambda connection: list(connection.execute(_ROWS, (key,))))
 
-        return await self._read(query)
+    async def restore(self, restored: Sequence[Restored]) -> bool:
+        """Add instances with their histories."""
+        blobs = {address: content for one in restored for address, content in one.blobs.items()}
+        links = [link for one in restored for link in one.links]
+        return await self._change(partial(restore, restored=restored), blobs, links)
+
+    async def expired(
+        self, *, app_id: str, workflow: str | None, status: Collection[Status], until: float, limit: int
+    ) -> list[int]:
+        """Return the keys of instances that ended before a time."""
+        parameters: dict[str, object] = {"app_id": app_id, "workflow": workflow, "until": until, "limit": limit}
+        parameters["status"] = msgspec.json.encode(list(status)).decode()
+        return await self._read(partial(expired_keys, parameters=parameters))
+
+    async def purge(self, keys: Collection[int]) -> int:
+        """Delete instances that have ended, a few at a time."""
+        chosen, purged = list(keys), 0
+        for begin in range(0, len(chosen), _PURGED_AT_ONCE):
+            purged += await self._change(partial(purge, keys=chosen[begin : begin + _PURGED_AT_ONCE]))
+        return purged
 
     async def version(self) -> int:
         """Return SQLite's counter of changes by other connections."""
@@ -429,26 +453,3 @@ class SQLiteHistoryStore:
             }
 
         return await self._read(query)
-
-
-def _found(connection: sqlite3.Connection, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
-    statement = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
-    parameter = msgspec.json.encode(list(instance_ids)).decode()
-    return {row[1]: _record(row) for row in connection.execute(statement, (parameter,))}
-
-
-def _record(row: tuple[Any, ...]) -> InstanceRecord:
-    key, instance_id, app_id, workflow, status, created_at, finished_at, owner, due, waits, recoveries = row
-    return InstanceRecord(
-        key=key,
-        instance_id=instance_id,
-        app_id=app_id,
-        workflow=workflow,
-        status=Status(status),
-        created_at=created_at,
-        finished_at=finished_at,
-        owner=owner,
-        due=due,
-        waits=waits,
-        recoveries=recoveries,
-    )

@@ -12,6 +12,7 @@ from perdure.base.events import (
 )
 from perdure.ports.history_store import (
     HistoryStore,
+    InstanceQuery,
     InstanceRecord,
     Started,
 )
@@ -85,11 +86,11 @@ class Instances(kit.Suite):
         """``before`` is the key of the last one of the page before."""
         for number in range(5):
             await store.start(kit.new(f"n{number}"))
-        first = await store.instances(limit=2)
-        second = await store.instances(limit=2, before=first[-1].key)
-        third = await store.instances(limit=2, before=second[-1].key)
+        first = await store.instances(InstanceQuery(limit=2))
+        second = await store.instances(InstanceQuery(limit=2, before=first[-1].key))
+        third = await store.instances(InstanceQuery(limit=2, before=second[-1].key))
         assert [one.instance_id for one in (*first, *second, *third)] == ["n4", "n3", "n2", "n1", "n0"]
-        assert await store.instances(before=third[-1].key) == []
+        assert await store.instances(InstanceQuery(before=third[-1].key)) == []
 
     @kit.on_open_store
     async def test_instances_are_listed_by_status_app_and_workflow(self, store: HistoryStore) -> None:
@@ -101,13 +102,13 @@ class Instances(kit.Suite):
         await store.start(kit.new("foreign", app_id="foreign"))
 
         async def ids(**filters: Any) -> list[str]:
-            return [one.instance_id for one in await store.instances(**filters)]
+            return [one.instance_id for one in await store.instances(InstanceQuery(**filters))]
 
-        assert await ids(status=Status.COMPLETED) == ["done"]
+        assert await ids(status=(Status.COMPLETED,)) == ["done"]
         assert await ids(workflow="other") == ["other"]
         assert await ids(app_id="foreign") == ["foreign"]
-        assert await ids(status=Status.RUNNING, workflow=kit.WORKFLOW) == ["foreign", "running"]
-        assert await ids(status=Status.RUNNING, app_id=kit.APP, workflow=kit.WORKFLOW) == ["running"]
+        assert await ids(status=(Status.RUNNING,), workflow=kit.WORKFLOW) == ["foreign", "running"]
+        assert await ids(status=(Status.RUNNING,), app_id=kit.APP, workflow=kit.WORKFLOW) == ["running"]
 
     @kit.on_open_store
     async def test_the_version_changes_with_every_change(self, store: HistoryStore) -> None:

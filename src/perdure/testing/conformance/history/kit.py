@@ -26,6 +26,7 @@ from perdure.ports.history_store import (
     Lease,
     NewInstance,
     Park,
+    Started,
 )
 
 APP = "suite"
@@ -77,19 +78,19 @@ def raised(name: str) -> str:
     return encode_event(EventRaised(name=name))
 
 
-async def append(store: HistoryStore, lease: Lease, episode: Episode) -> None:
-    """Append and wait for the answer."""
+async def append(store: HistoryStore, lease: Lease, episode: Episode) -> Sequence[Started]:
+    """Append and wait for the answer: the outcomes of the child starts."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[None] = loop.create_future()
+    answer: asyncio.Future[Sequence[Started]] = loop.create_future()
 
-    def done(error: Exception | None) -> None:
-        if error is None:
-            answer.set_result(None)
+    def done(outcome: Exception | Sequence[Started] | None) -> None:
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
         else:
-            answer.set_exception(error)
+            answer.set_result(outcome or ())
 
     store.append(lease, episode, done)
-    await answer
+    return await answer
 
 
 async def started(store: HistoryStore, instance_id: str, lease: Lease | None = None, **others: Any) -> int:

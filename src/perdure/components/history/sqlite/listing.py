@@ -1,0 +1,75 @@
+"""Which instances a query means, as SQL."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from perdure.base.events import Status
+from perdure.ports.history_store import InstanceQuery, InstanceRecord
+
+_RECORD = """
+SELECT instance.key, id, instance.app_id, workflow, status, created_at, finished_at, worker.name, due, waits,
+    recoveries, parent, custom_status,
+    (SELECT json_group_object(attribute.name, json(value)) FROM attribute WHERE attribute.instance = instance.key)
+FROM instance LEFT JOIN worker ON worker.token = instance.owner
+"""
+_RECORDS_BY_ID = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
+_COLUMNS = tuple(field.name for field in msgspec.structs.fields(InstanceRecord))
+_HAS_ATTRIBUTE = "instance.key IN (SELECT instance FROM attribute WHERE name = ? AND value = ?)"
+
+
+def records_by_id(connection: sqlite3.Connection, instance_ids: list[str]) -> dict[str, InstanceRecord]:
+    """Return those of the instances that exist, by id."""
+    parameter = msgspec.json.encode(instance_ids).decode()
+    rows = connection.execute(_RECORDS_BY_ID, (parameter,))
+    return {row[1]: _record(row) for row in rows}
+
+
+def records(connection: sqlite3.Connection, query: InstanceQuery) -> list[InstanceRecord]:
+    """Return the instances that a query means, the newest first."""
+    conditions: list[tuple[str, tuple[object, ...]]] = []
+    if query.status:
+        conditions.append((f"status IN ({','.join('?' * len(query.status))})", query.status))
+    if query.workflow is not None:
+        # A version follows the name behind an @, and A is the letter after it.
+        versions = (query.workflow, f"{query.workflow}@", f"{query.workflow}A")
+        conditions.append(("(workflow = ? OR (workflow >= ? AND workflow < ?))", versions))
+    plain = {
+        "instance.app_id = ?": query.app_id,
+        "parent = ?": query.parent,
+        "created_at >= ?": query.created_from,
+        "created_at < ?": query.created_until,
+        "finished_at < ?": query.finished_until,
+        "instance.key < ?": query.before,
+    }
+    conditions += [(text, (value,)) for text, value in plain.items() if value is not None]
+    conditions += [
+        (_HAS_ATTRIBUTE, (name, msgspec.json.encode(value).decode())) for name, value in query.attributes.items()
+    ]
+    where = " WHERE " + " AND ".join(text for text, _ in conditions) if conditions else ""
+    values = [value for _, values in conditions for value in values]
+    statement = f"{_RECORD}{where} ORDER BY instance.key DESC LIMIT ?"
+    return [_record(row) for row in connection.execute(statement, (*values, query.limit))]
+
+
+_EXPIRED = """
+SELECT key FROM instance INDEXED BY instance_finished
+WHERE finished_at < :until AND app_id = :app_id AND status IN (SELECT value FROM json_each(:status))
+    AND (:workflow IS NULL OR workflow = :workflow OR (workflow >= :workflow || '@' AND workflow < :workflow || 'A'))
+ORDER BY finished_at LIMIT :limit
+"""
+
+
+def expired_keys(connection: sqlite3.Connection, parameters: dict[str, object]) -> list[int]:
+    """Return the keys of instances that ended before a time, the longest ago first."""
+    return [row[0] for row in connection.execute(_EXPIRED, parameters)]
+
+
+def _record(row: tuple[Any, ...]) -> InstanceRecord:
+    known = dict(zip(_COLUMNS, row, strict=True))
+    known["status"] = Status(known["status"])
+    known["attributes"] = msgspec.json.decode(known["attributes"])
+    return InstanceRecord(**known)

@@ -1,0 +1,61 @@
+"""Purges instances, and the content that nobody refers to any more."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+from perdure.components.history.references import conversation_target, holder_of, roots_among
+from perdure.components.history.sqlite.parameters import parameter
+
+_AT_ONCE = "SELECT value FROM json_each(?)"
+_ENDED = """
+SELECT key FROM instance
+WHERE key IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL AND owner IS NULL
+"""
+_ORPHANS = """
+SELECT value FROM json_each(?)
+WHERE NOT EXISTS (SELECT 1 FROM reference WHERE reference.target = value)
+"""
+_INSERT_REFERENCES = "INSERT OR IGNORE INTO reference (holder, target) SELECT value->>0, value->>1 FROM json_each(?)"
+
+
+def note_references(connection: sqlite3.Connection, held: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Keep who (holder) refers to what (targets)."""
+    rows = [(holder, target) for holder, targets in held for target in targets]
+    if rows:
+        connection.execute(_INSERT_REFERENCES, parameter(rows))
+
+
+def share_references(connection: sqlite3.Connection, source: int, key: int) -> None:
+    """Let an instance refer to all that another one refers to."""
+    statement = "INSERT OR IGNORE INTO reference (holder, target) SELECT ?, target FROM reference WHERE holder = ?"
+    connection.execute(statement, (holder_of(key), holder_of(source)))
+
+
+def purge(connection: sqlite3.Connection, keys: Collection[int]) -> int:
+    """Delete instances that have ended; return how many these were."""
+    ended = [row[0] for row in connection.execute(_ENDED, parameter(keys))]
+    if not ended:
+        return 0
+    chosen = parameter(ended)
+    for table in ("history", "inbox", "attribute"):
+        connection.execute(f"DELETE FROM {table} WHERE instance IN ({_AT_ONCE})", chosen)  # noqa: S608
+    connection.execute(f"DELETE FROM instance WHERE key IN ({_AT_ONCE})", chosen)  # noqa: S608
+    orphans = _let_go(connection, [holder_of(key) for key in ended])
+    roots = roots_among(orphans)
+    if roots:
+        connection.execute(f"DELETE FROM link WHERE root IN ({_AT_ONCE})", parameter(roots))  # noqa: S608
+        orphans += _let_go(connection, [conversation_target(root) for root in roots])
+    if orphans:
+        connection.execute(f"DELETE FROM blob WHERE digest IN ({_AT_ONCE})", parameter(orphans))  # noqa: S608
+    return len(ended)
+
+
+def _let_go(connection: sqlite3.Connection, holders: Sequence[str]) -> list[str]:
+    """Delete the references of some holders; return the targets that nobody refers to any more."""
+    chosen = parameter(holders)
+    found = connection.execute(f"SELECT DISTINCT target FROM reference WHERE holder IN ({_AT_ONCE})", chosen)  # noqa: S608
+    targets = [row[0] for row in found]
+    connection.execute(f"DELETE FROM reference WHERE holder IN ({_AT_ONCE})", chosen)  # noqa: S608
+    return [row[0] for row in connection.execute(_ORPHANS, parameter(targets))]

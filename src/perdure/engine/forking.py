@@ -1,0 +1,146 @@
+"""Cuts a history at a call, so that another instance can go on from there. Pure.
+
+What was decided before the cut is kept, and so are the outcomes of what was called before it, wherever they stand: the
+new instance repeats none of these effects. The outcome of the call itself, and all that followed from it, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from perdure.base.codec import encode
+from perdure.base.errors import InstanceError, UsageError
+from perdure.base.events import (
+    AnyEvent,
+    Called,
+    EventRaised,
+    ExecutionStarted,
+    HistoryRow,
+    Parent,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
+    SubOrchestrationInstanceFailed,
+    TaskCompleted,
+    TaskFailed,
+    TaskScheduled,
+)
+from perdure.engine.engine_events import NOT_STARTED
+
+_Outcome = TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
+
+
+class Cut(msgspec.Struct, frozen=True, gc=False):
+    """A history up to the outcome of one call.
+
+    Attributes:
+        call: the call, in its first attempt.
+        rows: all that was recorded before its outcome.
+        settled: outcomes of the other calls in these rows that were recorded later.
+        generation: how often the instance had continued as new.
+    """
+
+    call: Called
+    rows: list[HistoryRow]
+    settled: list[AnyEvent]
+    generation: int
+
+
+def cut(instance_id: str, rows: Sequence[HistoryRow], at: int) -> Cut:
+    """Return a history as it was before the outcome of a call.
+
+    Args:
+        instance_id: whose history it is, for errors.
+        rows: the whole history.
+        at: id of the call's first attempt.
+
+    Raises:
+        UsageError: there is no such call.
+        InstanceError: another call of these rows has no outcome yet.
+    """
+    call = _call_in(instance_id, rows, at)
+    kept, left = _divided(rows, at)
+    outcomes = {event.task_id: event for row in left for event in row.events if isinstance(event, _Outcome)}
+    open_calls = _open_calls(kept)
+    open_calls.pop(at, None)
+    unsettled = [one for number, one in open_calls.items() if number not in outcomes]
+    if unsettled:
+        named = ", ".join(f"{one.name!r} (#{one.id})" for one in unsettled)
+        raise InstanceError(
+            instance_id, f"instance {instance_id!r} has calls without an outcome yet: {named}; wait for them to finish"
+        )
+    settled: list[AnyEvent] = [event for number, event in outcomes.items() if number in open_calls]
+    started = (event for row in rows for event in row.events if isinstance(event, ExecutionStarted))
+    return Cut(call, kept, settled, next(started).generation)
+
+
+def _call_in(instance_id: str, rows: Iterable[HistoryRow], at: int) -> Called:
+    calls = [event for row in rows for event in row.events if isinstance(event, Called)]
+    for call in calls:
+        if call.id == at and call.retry_of is None and not getattr(call, "detached", False):
+            return call
+    known = ", ".join(f"#{call.id} {call.name}" for call in calls[:20] if call.retry_of is None)
+    raise UsageError(f"instance {instance_id!r} has no call #{at}; its calls are: {known or 'none'}")
+
+
+def _divided(rows: Sequence[HistoryRow], at: int) -> tuple[list[HistoryRow], list[HistoryRow]]:
+    for place, row in enumerate(rows):
+        for position, event in enumerate(row.events):
+            if isinstance(event, _Outcome) and event.task_id == at:
+                before = msgspec.structs.replace(row, events=row.events[:position])
+                after = msgspec.structs.replace(row, events=row.events[position + 1 :])
+                kept = [*rows[:place], before] if position else list(rows[:place])
+                return kept, [after, *rows[place + 1 :]]
+    return list(rows), []
+
+
+def _open_calls(rows: Iterable[HistoryRow]) -> dict[int, Called]:
+    found: dict[int, Called] = {}
+    for event in (event for row in rows for event in row.events):
+        if isinstance(event, Called) and not getattr(event, "detached", False):
+            found[event.id] = event
+        elif isinstance(event, _Outcome):
+            found.pop(event.task_id, None)
+    return found
+
+
+def as_child_of(rows: Sequence[HistoryRow], parent: Parent | None) -> list[HistoryRow]:
+    """Return a history whose instance was called by somebody else, or by nobody."""
+    return [_changed(row, lambda event: _with_parent(event, parent)) for row in rows]
+
+
+def _with_parent(event: AnyEvent, parent: Parent | None) -> AnyEvent:
+    return msgspec.structs.replace(event, parent=parent) if isinstance(event, ExecutionStarted) else event
+
+
+def recalled(made: Cut, at: float, *, given: msgspec.Raw | None, child: str | None) -> list[HistoryRow]:
+    """Return the rows of a cut with its call still to be made.
+
+    Args:
+        made: the cut.
+        at: when that happens.
+        given: another input of the call, or None for the recorded one.
+        child: the id of the child workflow that answers it, when it is one.
+    """
+    call = made.call
+    replaced = call if given is None else msgspec.structs.replace(call, input=given)
+    if isinstance(replaced, SubOrchestrationInstanceCreated) and child is not None:
+        replaced = msgspec.structs.replace(replaced, instance_id=child)
+    rows = [_changed(row, lambda event: replaced if event == call else event) for row in made.rows]
+    if isinstance(call, TaskScheduled):
+        # So that it begins as one that no crash has cut off.
+        event = EventRaised(name=NOT_STARTED, input=encode([call.id]).raw)
+        rows.append(HistoryRow(rows[-1].seq + 1, at, (event,)))
+    return rows
+
+
+def answered(made: Cut, result: msgspec.Raw) -> AnyEvent:
+    """Return the outcome that stands in for the recorded one of a cut's call."""
+    if isinstance(made.call, TaskScheduled):
+        return TaskCompleted(task_id=made.call.id, result=result)
+    return SubOrchestrationInstanceCompleted(task_id=made.call.id, result=result, generation=made.generation)
+
+
+def _changed(row: HistoryRow, change: Callable[[AnyEvent], AnyEvent]) -> HistoryRow:
+    return msgspec.structs.replace(row, events=tuple(change(event) for event in row.events))

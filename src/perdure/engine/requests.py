@@ -1,0 +1,363 @@
+"""What a workflow's context may ask for: each request becomes a decision, in the order of asking. Pure."""
+
+from __future__ import annotations
+
+import math
+import random
+import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from perdure.base.codec import ConversationKey, Encoded, Link, Reference, encode
+from perdure.base.errors import TaskCancelledError, UsageError
+from perdure.base.events import (
+    Action,
+    EventRaised,
+    EventSent,
+    RetryPolicy,
+    SubOrchestrationInstanceCreated,
+    TaskScheduled,
+    TimerCreated,
+)
+from perdure.base.ids import require_usable_id
+from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, PATCHED, TERMINATE
+from perdure.engine.open_work import Call, Convert, OpenWork
+from perdure.engine.tasks import Task
+
+_NAMESPACE = uuid.UUID("7c0d9b1e-6f0a-5e0c-9b3c-2a1d5f4e8b77")
+
+Attribute = str | int | float | bool
+"""What a custom attribute may hold."""
+
+
+class Requests(OpenWork):
+    """The decisions of one instance's code.
+
+    Attributes:
+        instance_id: the instance's id.
+        now: the workflow's own clock: when the current episode happened, in seconds since the epoch.
+        replaying: whether recorded history is being replayed.
+        evicted: whether the function is being unwound, so that what it still asks for is nobody's any more.
+        custom_status: what the code last set, encoded as JSON; None while it has set nothing.
+        attributes: those that the code set since the last episode.
+    """
+
+    __slots__ = (
+        "_blobs",
+        "_conversations",
+        "_identifiers",
+        "_links",
+        "_next_id",
+        "_next_input",
+        "_notes",
+        "_patches",
+        "_random",
+        "_recorded_patches",
+        "_requested",
+        "attributes",
+        "custom_status",
+        "evicted",
+        "instance_id",
+        "now",
+        "replaying",
+    )
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__()
+        self.instance_id = instance_id
+        self.now = 0.0
+        self.replaying = False
+        self.evicted = False
+        self.custom_status: str | None = None
+        self.attributes: dict[str, Attribute] = {}
+        self._next_id = 0
+        self._identifiers = 0
+        self._random: random.Random | None = None
+        self._next_input: tuple[Encoded, bool] | None = None
+        self._requested: deque[Action] = deque()
+        self._notes: list[EventRaised] = []
+        self._patches: dict[str, bool] = {}
+        self._recorded_patches: frozenset[str] = frozenset()
+        self._blobs: dict[str, bytes] = {}
+        self._links: list[Link] = []
+        self._conversations: dict[ConversationKey, Reference] = {}
+
+    def call_activity(
+        self,
+        name: str,
+        argument: Any,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        convert: Convert | None = None,
+    ) -> Task[Any]:
+        """Decide to call an activity.
+
+        Args:
+            name: its registered name.
+            argument: its input; must be data.
+            retry: recorded with the call.
+            timeout: seconds that one attempt may take.
+            convert: turns the plain result into what the code expects, such as a model.
+
+        Raises:
+            NotSerializableError: the argument is not data.
+            UsageError: the timeout is no positive number.
+        """
+        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+            raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
+        if self.evicted:
+            return _unreachable()
+        encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
+        scheduled = TaskScheduled(id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout)
+        call = Call(scheduled, self.now, convert)
+        self._calls[scheduled.id] = call
+        self._requested.append(scheduled)
+        return call.task
+
+    def call_child(
+        self,
+        name: str,
+        argument: Any,
+        *,
+        instance_id: str | None = None,
+        app_id: str | None = None,
+        retry: RetryPolicy | None = None,
+        convert: Convert | None = None,
+        detached: bool = False,
+    ) -> tuple[str, Task[Any]]:
+        """Decide to call a child workflow.
+
+        Args:
+            name: its registered name.
+            argument: its input; must be data.
+            instance_id: its id; None makes one of this instance's id and the number of the call.
+            app_id: the app that executes it; None for this instance's own.
+            retry: recorded with the call; each attempt is another instance.
+            convert: turns the plain result into what the code expects, such as a model.
+            detached: start it, and be told nothing of its end; its task is finished at once.
+
+        Returns:
+            the child's id, and the task of its result.
+
+        Raises:
+            NotSerializableError: the argument is not data.
+            UsageError: the id is no usable one.
+        """
+        if instance_id is not None:
+            require_usable_id(instance_id)
+        if self.evicted:
+            return "", _unreachable()
+        encoded = self._keep(encode(argument, f"the input of child workflow {name!r}"))
+        number = self._new_id()
+        created = SubOrchestrationInstanceCreated(
+            id=number,
+            name=name,
+            instance_id=instance_id or self.child_id(number),
+            input=encoded.raw,
+            app_id=app_id,
+            detached=detached,
+            retry=retry,
+        )
+        self._requested.append(created)
+        call = Call(created, self.now, convert)
+        if detached:
+            call.task.resolve(None)
+        else:
+            self._children[number] = call
+        return created.instance_id, call.task
+
+    def child_id(self, number: int) -> str:
+        """Return the id of the child workflow that a decision calls, unless the code chose one."""
+        generation = f":{self.generation}" if self.generation else ""
+        return f"{self.instance_id}{generation}:{number:04x}"
+
+    def send_event(self, instance_id: str, name: str, data: Any) -> None:
+        """Decide to send an event to another instance; one that does not exist or has ended does not get it.
+
+        Raises:
+            NotSerializableError: the data is not data.
+            UsageError: the name is one of the engine's own, or the id is no usable one.
+        """
+        _require_users_event(name)
+        require_usable_id(instance_id)
+        if not self.evicted:
+            encoded = self._keep(encode(data, f"the data of event {name!r}", references=False))
+            self._request_sending(instance_id, name, encoded.raw)
+
+    def _request_sending(self, instance_id: str, name: str, data: msgspec.Raw) -> None:
+        self._requested.append(EventSent(id=self._new_id(), instance_id=instance_id, name=name, input=data))
+
+    def create_timer(self, seconds: float) -> Task[None]:
+        """Decide to wait for some seconds of the wall clock.
+
+        Raises:
+            UsageError: the number is not finite.
+        """
+        if not math.isfinite(seconds):
+            raise UsageError(f"a timer cannot wait {seconds} seconds; to wait for ever, wait for an external event")
+        if self.evicted:
+            return _unreachable()
+        created = TimerCreated(id=self._new_id(), fire_at=self.now + max(0.0, seconds))
+        task: Task[None] = Task("timer", created.id)
+        self._timers[created.id] = (created.fire_at, task)
+        self._requested.append(created)
+        return task
+
+    def wait_for_event(self, name: str) -> Task[Any]:
+        """Wait for an external event; one that came earlier and was not read yet completes the task at once.
+
+        Raises:
+            UsageError: the name is one of the engine's own.
+        """
+        _require_users_event(name)
+        if self.evicted:
+            return _unreachable()
+        key = name.casefold()
+        task: Task[Any] = Task(f"event {name!r}", key)
+        unread = self._unread.get(key)
+        if unread:
+            task.resolve(unread.popleft().value)
+        else:
+            self._waiters.setdefault(key, deque()).append(task)
+        return task
+
+    def cancel(self, tasks: Iterable[Task[Any]]) -> None:
+        """Stop waiting for tasks: an activity's outcome no longer matters, a child workflow is terminated.
+
+        A cancelled task fails with TaskCancelledError; one that has finished stays as it is.
+        """
+        if self.evicted:
+            return
+        for task in tasks:
+            if task.done:
+                continue
+            if isinstance(task.source, list):
+                self.cancel(task.source)  # a task made of others
+            else:
+                self._withdraw(task)
+            task.reject(TaskCancelledError(task.reason or "a task"))
+
+    def _withdraw(self, task: Task[Any]) -> None:
+        match task.source:
+            case Call() as call:
+                if not self._drop_call(call):
+                    return
+                if isinstance(call.current, SubOrchestrationInstanceCreated):
+                    if call.backoff is None:
+                        self._request_sending(call.current.instance_id, TERMINATE, encode(None).raw)
+                else:
+                    self._note(CANCELLED, call.first.id)
+            case int() as timer:
+                self._timers.pop(timer, None)
+            case str() as event:
+                waiters = self._waiters.get(event)
+                if waiters and task in waiters:
+                    waiters.remove(task)
+            case _:
+                return
+
+    def continue_as_new(self, argument: Any, *, carry_events: bool) -> None:
+        """Decide that this generation ends when the function returns, and the next one begins with another input.
+
+        Raises:
+            NotSerializableError: the argument is not data.
+        """
+        if not self.evicted:
+            encoded = self._keep(encode(argument, "the input of the next generation"))
+            self._next_input = encoded, carry_events
+
+    def set_custom_status(self, status: Any) -> None:
+        """Let everybody who looks at the instance see some data.
+
+        Raises:
+            NotSerializableError: the status is not data.
+        """
+        encoded = encode(status, "the custom status", references=False)
+        if encoded.blobs:
+            raise UsageError("the custom status is longer than a few kilobytes; keep it short, results hold the rest")
+        self.custom_status = bytes(encoded.raw).decode()
+
+    def set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
+        """Set custom attributes, by which instances are found.
+
+        Raises:
+            UsageError: a name or a value is of another kind.
+        """
+        self.attributes.update(usable_attributes(attributes))
+
+    def is_patched(self, patch: str) -> bool:
+        """Whether this run goes the way of a patch: one that came to this place for the first time after it does."""
+        known = self._patches.get(patch)
+        if known is None:
+            known = not self.replaying or patch in self._recorded_patches
+            self._patches[patch] = known
+            if not self.replaying:
+                self._note(PATCHED, patch)
+        return known
+
+    def new_uuid(self) -> uuid.UUID:
+        """Return an identifier that is the same on every replay, and another one at every call."""
+        self._identifiers += 1
+        return uuid.uuid5(_NAMESPACE, f"{self.instance_id}/{self.generation}/{self._identifiers}")
+
+    def random(self) -> random.Random:
+        """Return the run's own source of numbers, the same on every replay; of no use for secrets."""
+        if self._random is None:
+            self._random = random.Random(f"{self.instance_id}/{self.generation}")  # noqa: S311 - as it says
+        return self._random
+
+    def _note(self, name: str, value: Any) -> None:
+        if not self.replaying:
+            self._notes.append(EventRaised(name=name, input=encode(value).raw))
+
+    def _new_id(self) -> int:
+        number = self._next_id
+        self._next_id += 1
+        return number
+
+    def _keep(self, encoded: Encoded) -> Encoded:
+        if encoded.blobs:
+            self._blobs.update(encoded.blobs)
+        if encoded.links:
+            self._links.extend(encoded.links)
+        if encoded.conversations:
+            self._conversations.update(encoded.conversations)
+        return encoded
+
+    def _forget_beside(self) -> None:
+        if self._blobs or self._conversations:
+            self._blobs, self._links, self._conversations = {}, [], {}
+
+
+def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Return custom attributes that were found to be usable.
+
+    Raises:
+        UsageError: a name is empty or longer than 64 characters, or a value is no text (of at most 256 characters),
+            number or truth value.
+    """
+    for name, value in attributes.items():
+        if not isinstance(name, str) or not 0 < len(name) <= 64:
+            raise UsageError(f"the attribute name {name!r:.80} is unusable; use 1 to 64 characters")
+        if not isinstance(value, str | int | float | bool) or (isinstance(value, str) and len(value) > 256):
+            raise UsageError(
+                f"attribute {name!r} is {value!r:.80}; use a text of at most 256 characters, a number or a truth value"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"attribute {name!r} is {value}; use a finite number")
+    return dict(attributes)
+
+
+def _require_users_event(name: str) -> None:
+    if name.startswith(ENGINE_EVENT):
+        raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
+
+
+def _unreachable() -> Task[Any]:
+    # What a function that is being unwound still asks for. Raising here instead would let a loop that catches
+    # everything spin for ever; a task that never finishes takes it to a wait, where it ends.
+    return Task("nothing: the function is being put away")

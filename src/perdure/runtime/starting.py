@@ -1,0 +1,67 @@
+"""When a start takes effect, and what a start with a known id means. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from typing import get_args
+
+from perdure.base.errors import InstanceExistsError, UsageError
+from perdure.base.events import ExecutionStarted, decode_events
+from perdure.ports.history_store import NewInstance, Started
+from perdure.ports.runtime import Reuse
+
+
+def moment_of(when: float | dt.timedelta | dt.datetime, now: float) -> float:
+    """Return a moment in seconds since the epoch.
+
+    Args:
+        when: seconds from now, a timedelta from now, or a datetime; one without time zone is in UTC.
+        now: seconds since the epoch.
+
+    Raises:
+        UsageError: it is no finite number.
+    """
+    if isinstance(when, dt.datetime):
+        aware = when if when.tzinfo is not None else when.replace(tzinfo=dt.UTC)
+        return aware.timestamp()
+    seconds = when.total_seconds() if isinstance(when, dt.timedelta) else when
+    if not math.isfinite(seconds):
+        raise UsageError(f"start_at is {when}; use seconds from now, a timedelta or a datetime")
+    return now + seconds
+
+
+def require_known_reuse(reuse: str) -> None:
+    """Refuse an unknown policy.
+
+    Raises:
+        UsageError: it is none of the known ones.
+    """
+    if reuse not in get_args(Reuse):
+        raise UsageError(f"reuse is {reuse!r}; use one of: {', '.join(get_args(Reuse))}")
+
+
+def require_reusable(new: NewInstance, found: Started, reuse: Reuse) -> None:
+    """Refuse a start whose id is taken, unless it may attach to what is there.
+
+    Raises:
+        InstanceExistsError: it may not.
+    """
+    if found.app_id != new.app_id:
+        raise InstanceExistsError(new.instance_id, f"it is a run of app {found.app_id!r}, not of {new.app_id!r}")
+    known, wanted = _started(found.events), _started(new.events)
+    if reuse == "ignore":
+        return
+    if reuse == "refuse":
+        raise InstanceExistsError(new.instance_id, f"it is a run of workflow {known.name!r}, {found.status}")
+    if reuse == "replace":
+        raise InstanceExistsError(new.instance_id, f"its run of workflow {known.name!r} has not finished")
+    if known.name != wanted.name:
+        detail = f"it is a run of workflow {known.name!r}, not of {wanted.name!r}"
+        raise InstanceExistsError(new.instance_id, detail)
+    if bytes(known.input) != bytes(wanted.input):
+        raise InstanceExistsError(new.instance_id, f"it is a run of {known.name!r} with another input")
+
+
+def _started(events: str) -> ExecutionStarted:
+    return next(event for event in decode_events(events) if isinstance(event, ExecutionStarted))
