@@ -57,6 +57,18 @@ def test_an_interrupted_activity_is_run_again_under_the_same_key_and_told_so(ope
     asyncio.run(run())
 
 
+def test_an_instance_that_is_claimed_before_its_first_episode_begins_nothing_twice(opened):
+    async def run() -> None:
+        payment = Payment("ask", hangs=0)
+        async with opened(payment.registry, worker=False) as client:
+            await client.start("flow", {"amount": 5}, instance_id="one")
+        async with opened(payment.registry) as runtime:
+            assert await runtime.wait("one", PATIENCE) == "paid {'amount': 5}"
+        assert payment.runs == [("one/0", 1, False)]
+
+    asyncio.run(run())
+
+
 def test_an_activity_that_asks_waits_for_a_human_and_says_so(opened):
     async def run() -> None:
         payment = Payment("ask")

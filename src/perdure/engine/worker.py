@@ -166,7 +166,9 @@ class Worker:
             return
         if not self._replayed(held, rows, resolved):
             return
-        self._start_interrupted(held, news)
+        if held.next_seq > 1:
+            # What the row of acceptance alone leads to is not recorded yet, and so nothing of it was begun.
+            self._start_interrupted(held, news)
         held.take_in(news)
         self._advance(held)
 
