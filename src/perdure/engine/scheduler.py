@@ -21,7 +21,12 @@ from perdure.engine.worker import Worker
 from perdure.ports.history_store import Claimed, HistoryStore, Signal
 
 _log = logging.getLogger("perdure.scheduler")
-_CLAIMS_AT_ONCE = 256
+_FIRST_PORTION, _LARGEST_PORTION = 8, 256
+"""Instances claimed at once: few at first, so that idle workers of the app find some, too; more where there are many."""
+
+_BREATH = 0.001
+"""Seconds that a worker which has a portion in hand waits before it claims: who has less is served first."""
+
 _FULL_POLL = 0.1
 """Seconds between two looks of a worker that has all in hand that it may, for what it can take up again."""
 
@@ -184,15 +189,19 @@ class Scheduler:
                 await self._worker.postpone(held, error)
 
     async def _claim(self) -> None:
+        portion = _FIRST_PORTION
         while self._worker.has_room:
+            if len(self._worker.held) >= _FIRST_PORTION:
+                await asyncio.sleep(_BREATH)
             assert self._worker.lease is not None
-            now = self._clock.now()
-            claimed = await self._store.claim(self._worker.lease, self._workflows, now, _CLAIMS_AT_ONCE)
+            limit = max(1, min(portion, self._options.max_running - len(self._worker.held)))
+            claimed = await self._store.claim(self._worker.lease, self._workflows, self._clock.now(), limit)
             if claimed:
                 crash_point("claim.after_commit")
                 await self._take_up(claimed)
-            if len(claimed) < _CLAIMS_AT_ONCE:
+            if len(claimed) < limit:
                 return
+            portion = min(2 * portion, _LARGEST_PORTION)
 
     async def _take_up(self, claimed: Sequence[Claimed]) -> None:
         cold: list[Claimed] = []
