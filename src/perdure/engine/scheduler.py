@@ -22,7 +22,7 @@ from perdure.ports.history_store import Claimed, HistoryStore, Signal
 
 _log = logging.getLogger("perdure.scheduler")
 _FIRST_PORTION, _LARGEST_PORTION = 8, 256
-"""Instances claimed at once: few at first, so that idle workers of the app find some, too; more where there are many."""
+"""Instances claimed at once: few at first, so that idle workers find some, too; more where there are many."""
 
 _BREATH = 0.001
 """Seconds that a worker which has a portion in hand waits before it claims: who has less is served first."""

@@ -94,6 +94,14 @@ async def _write(store: SQLiteHistoryStore) -> None:
         _say(seq)
 
 
+async def _watch(store: SQLiteHistoryStore) -> None:
+    """Wait for the end of an instance for ever."""
+    store.listen(lambda _: None)
+    await store.watch(["watched"])
+    _say("watching")
+    await asyncio.Event().wait()
+
+
 async def _open(path: str) -> None:
     """Open the store when told to, and say how that went."""
     _say("ready")
@@ -122,7 +130,7 @@ def _lock(path: str) -> None:
 async def _with_store(role: str, path: str, lease_seconds: float) -> None:
     store = SQLiteHistoryStore(path, lease_seconds=lease_seconds)
     await store.open()
-    await {"own": _own, "write": _write}[role](store)
+    await {"own": _own, "write": _write, "watch": _watch}[role](store)
 
 
 def main(role: str, path: str, lease_seconds: str = "60") -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from perdure.ports.history_store import News
 
 _LONGEST_ADDRESS = 100
 """Bytes that every system takes as the path of a socket (Linux 107, macOS 103)."""
+
+_NAME = re.compile("[0-9a-f]{12}")
 
 _HEARD_AT_ONCE = 64
 """Datagrams read in one turn of the event loop at most; the rest has the next one."""
@@ -112,7 +115,7 @@ class Bell:
 
     def _is_bell(self, name: str) -> bool:
         # Names come out of the database, and lead to no other file, whatever is written there.
-        return name.startswith(self._prefix) and os.sep not in name
+        return _NAME.fullmatch(name.removeprefix(self._prefix)) is not None and name.startswith(self._prefix)
 
     def _address(self, name: str) -> str:
         path = self._folder / name

@@ -185,7 +185,6 @@ class Writer:
             self._guard()
             submissions = [submission for submission, _ in batch]
             outcomes = commit_group(self._connection, self._store, submissions, self._tidings, patience=patience)
-            self._tidings.tell()
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
             self._tidings.forget()
             if len(batch) > 1 and not concerns_all(error):
@@ -197,6 +196,8 @@ class Writer:
                 who = holder(self._database)
                 told = StoreLockedError(self._store, who) if who is not None else told
             outcomes = [told] * len(batch)
+        else:
+            self._tidings.tell()
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
         return [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)]
