@@ -65,6 +65,8 @@ class Scheduler:
         self._clock = clock
         self._options = options
         self._poll = poll
+        self._loop = asyncio.get_running_loop()
+        self._look_at = 0.0
         self._news = asyncio.Event()
         self._planned: float | None = None
         self._reap_at = 0.0
@@ -100,7 +102,7 @@ class Scheduler:
             try:
                 await self._round()
             except StaleLeaseError:
-                self._lease_lost = True
+                self.note_lease_lost()
             except StoreError as error:
                 _log.warning("the store does not answer, trying again: %s", error)
                 await asyncio.sleep(self._options.reap)
@@ -111,14 +113,12 @@ class Scheduler:
 
     async def _pause(self) -> None:
         now = self._clock.now()
-        wait = min(self._poll, max(0.0, self._reap_at - now))
+        wait = min(self._look_at - self._loop.time(), self._reap_at - now)
         if self._planned is not None:
-            wait = min(wait, max(0.0, self._planned - now))
-        if not self._worker.has_room:
-            wait = min(wait, _FULL_POLL)
+            wait = min(wait, self._planned - now)
         # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which the time is up.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(max(0.0, wait)):
                 await self._news.wait()
 
     async def _round(self) -> None:
@@ -128,15 +128,20 @@ class Scheduler:
         self._news.clear()
         await self._reap()
         self._sweep_expired()
-        version = await self._store.version()
         due = self._planned is not None and self._planned <= self._clock.now()
-        if not told and not due and version == self._seen_version:
-            return
-        await self._deliver_signals()
-        await self._claim()
-        self._seen_version = version
-        lease = self._worker.lease if self._worker.has_room else None
-        self._planned = None if lease is None else await self._store.next_due(lease, self._workflows)
+        if told or due or self._loop.time() >= self._look_at:
+            await self._look(certainly=told or due)
+
+    async def _look(self, *, certainly: bool) -> None:
+        """Take up what there is, if anything was changed or there is another reason."""
+        version = await self._store.version()
+        if certainly or version != self._seen_version:
+            await self._deliver_signals()
+            await self._claim()
+            self._seen_version = version
+            lease = self._worker.lease if self._worker.has_room else None
+            self._planned = None if lease is None else await self._store.next_due(lease, self._workflows)
+        self._look_at = self._loop.time() + (self._poll if self._worker.has_room else min(self._poll, _FULL_POLL))
 
     async def _rejoin(self) -> None:
         """Begin again under a new lease; what the worker had in hand is the store's to give."""

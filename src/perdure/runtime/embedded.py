@@ -188,9 +188,8 @@ class EmbeddedRuntime:
         return self._store_tells
 
     def _poll_seconds(self) -> float:
-        if self._options.poll is not None:
-            return self._options.poll
-        return _POLL_TOLD if self._listens() else _POLL
+        usual = _POLL_TOLD if self._listens() else _POLL
+        return usual if self._options.poll is None else self._options.poll
 
     def _note_news(self, news: News) -> None:
         if News.WORK in news:
