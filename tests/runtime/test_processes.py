@@ -136,7 +136,8 @@ def test_a_killed_process_is_replaced_within_two_seconds(place: Place):
     asyncio.run(run())
 
 
-def test_a_process_that_was_stopped_for_too_long_is_fenced_out_and_begins_anew(place: Place):
+@pytest.mark.parametrize("with_a_commit", [True, False])
+def test_a_process_that_was_stopped_for_too_long_is_fenced_out_and_begins_anew(place: Place, with_a_commit):
     async def run() -> None:
         async with place.runtime() as client:
             with Worker(place, lease_seconds=0.5) as stopped:
@@ -146,15 +147,19 @@ def test_a_process_that_was_stopped_for_too_long_is_fenced_out_and_begins_anew(p
                 await stopped.stop_between_commits(place)
                 with Worker(place, lease_seconds=0.5) as heir:
                     await place.begun("one", heir)
-                    # The activity of the stopped process ends, too, as soon as it goes on.
-                    place.gate.touch()
-                    assert await client.wait("one", PATIENCE) == 1
+                    if with_a_commit:
+                        # The activity of the stopped process ends, too, as soon as that goes on.
+                        place.gate.touch()
+                        assert await client.wait("one", PATIENCE) == 1
                     before = await client.history("one")
                     stopped.go_on()
                     await until(lambda: any(str(stopped.pid) in name for name in place.leases().values()))
                     assert first_lease not in place.leases()
-                assert await client.history("one") == before
-                assert completions(before) == 1
+                    assert await client.history("one") == before
+                    place.gate.touch()
+                    assert await client.wait("one", PATIENCE) == 1
+                assert completions(await client.history("one")) == 1
+                assert [effect[2] for effect in place.effects("one")] == [str(stopped.pid), str(heir.pid)]
                 assert await client.wait(await client.start("one_step", 2, instance_id="two"), PATIENCE) == 2
                 assert [effect[2] for effect in place.effects("two")] == [str(stopped.pid)]
 

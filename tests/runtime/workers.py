@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -174,8 +175,13 @@ async def _work(folder: Path, app_id: str, lease_seconds: float, poll: float) ->
     async with EmbeddedRuntime(store, app_id=app_id, registry=registry, options=options):
         print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            arm("store.in_transaction", action=lambda: os.kill(os.getpid(), signal.SIGSTOP))
+            arm("store.in_transaction", action=_stop_here)
             print("armed", flush=True)
+
+
+def _stop_here() -> None:
+    # At this thread, which so cannot go on until the others have stopped.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from pathlib import Path
@@ -188,3 +189,29 @@ def test_a_worker_that_goes_on_in_time_keeps_its_lease(tmp_path: Path):
             await other.close()
 
     with_store(path, watch, lease_seconds=0.4)
+
+
+def test_who_could_not_renew_his_own_lease_judges_nobody_by_his_silence_for_a_while(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    lease_seconds = 1.0
+
+    async def expired() -> bool:
+        with closing(sqlite3.connect(path)) as connection:
+            latest: float = connection.execute("SELECT max(expires_at) FROM worker").fetchone()[0]
+        return latest < time.time()
+
+    async def watch(store: SQLiteHistoryStore) -> None:
+        await store.join("late", "test")
+        with Child("own", path, lease_seconds) as silent, Child("lock", path) as locking:
+            assert await asyncio.to_thread(silent.hear) == "owning"
+            assert await asyncio.to_thread(locking.hear) == "locked"
+            silent.signal(signal.SIGSTOP)
+            async with asyncio.timeout(PATIENCE):
+                while not await expired():
+                    await asyncio.sleep(0.02)
+            locking.tell()
+            assert await asyncio.to_thread(locking.hear) == "unlocked"
+            assert await store.reap() == 0
+            assert await reaped(store) == 1
+
+    with_store(path, watch, lease_seconds=lease_seconds, busy_timeout=0.05)
