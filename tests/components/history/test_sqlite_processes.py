@@ -202,15 +202,16 @@ def test_who_could_not_renew_his_own_lease_judges_nobody_by_his_silence_for_a_wh
 
     async def watch(store: SQLiteHistoryStore) -> None:
         await store.join("late", "test")
-        with Child("own", path, lease_seconds) as silent, Child("lock", path) as locking:
+        with Child("own", path, lease_seconds) as silent:
             assert await asyncio.to_thread(silent.hear) == "owning"
-            assert await asyncio.to_thread(locking.hear) == "locked"
-            silent.signal(signal.SIGSTOP)
-            async with asyncio.timeout(PATIENCE):
-                while not await expired():
-                    await asyncio.sleep(0.02)
-            locking.tell()
-            assert await asyncio.to_thread(locking.hear) == "unlocked"
+            with Child("lock", path) as locking:
+                assert await asyncio.to_thread(locking.hear) == "locked"
+                silent.signal(signal.SIGSTOP)
+                async with asyncio.timeout(PATIENCE):
+                    while not await expired():
+                        await asyncio.sleep(0.02)
+                locking.tell()
+                assert await asyncio.to_thread(locking.hear) == "unlocked"
             assert await store.reap() == 0
             assert await reaped(store) == 1
 
