@@ -32,13 +32,14 @@ class LeaseKeeper:
         self.locks: dict[int, WorkerLock] = {}
         self._folder = database.parent
         self._lease_seconds = lease_seconds
-        self._renew_at = 0.0
+        self._renewed_at = 0.0
+        self._judges_from = 0.0
         self._watch = LeaseWatch()
 
     @property
     def wants_renewal(self) -> bool:
         """Whether it is time to renew the leases of this store's workers."""
-        return bool(self.locks) and time.monotonic() >= self._renew_at
+        return bool(self.locks) and time.monotonic() - self._renewed_at >= self._lease_seconds / 4
 
     def renew(self, connection: sqlite3.Connection) -> None:
         """Show that this store's workers live.
@@ -46,9 +47,22 @@ class LeaseKeeper:
         Raises:
             sqlite3.Error: it could not be written.
         """
-        now = time.monotonic()
         renew_leases(connection, self.locks, self._lease_seconds)
-        self._renew_at = now + self._lease_seconds / 4
+        now = time.monotonic()
+        if self._is_late(now):
+            self._judges_from = now + self._lease_seconds / 2
+        self._renewed_at = now
+
+    def _is_late(self, now: float) -> bool:
+        return now - self._renewed_at > self._lease_seconds / 2
+
+    def _may_judge(self, now: float) -> bool:
+        """Whether the silence of others means anything.
+
+        Who could not renew his own leases in time judges nobody by his silence until the others had their chance: what
+        held him up, a store that was locked or a disk that was full, most likely held them up, too.
+        """
+        return not self.locks or (now >= self._judges_from and not self._is_late(now))
 
     def give_up(self, connection: sqlite3.Connection) -> None:
         """Write that the workers of this store, which nobody left, are no more."""
@@ -62,8 +76,9 @@ class LeaseKeeper:
         """Return the workers of others whose process is gone or silent."""
         mine = set(self.locks)
         rows = [row for row in lease_rows(connection) if row.token not in mine]
-        silent = self._watch.silent(rows, time.monotonic())
-        return [row for row in rows if row in silent or self._is_gone(row)]
+        now = time.monotonic()
+        silent = self._watch.silent(rows, now)
+        return [row for row in rows if self._is_gone(row) or (row in silent and self._may_judge(now))]
 
     def end(self, connection: sqlite3.Connection, dead: list[LeaseRow], asked_at: float) -> tuple[int, list[LeaseRow]]:
         """End the leases of dead workers that have not shown themselves since; return how many instances that freed.
@@ -73,10 +88,10 @@ class LeaseKeeper:
             dead: what :meth:`dead` returned.
             asked_at: when this was asked for, in seconds of ``time.monotonic()``.
         """
-        # After a wait the silent are spared: the store was locked, so that nobody could renew, and who writes first
-        # is chance.
-        waited = time.monotonic() - asked_at > self._lease_seconds / 4
-        ended = [row for row in lease_rows(connection) if row in dead and (not waited or self._is_gone(row))]
+        now = time.monotonic()
+        # After a wait the silent are spared: the store was locked, and who writes first now is chance.
+        judges = self._may_judge(now) and now - asked_at <= self._lease_seconds / 4
+        ended = [row for row in lease_rows(connection) if row in dead and (judges or self._is_gone(row))]
         return end_leases(connection, [row.token for row in ended], recovered=True), ended
 
     def _is_gone(self, row: LeaseRow) -> bool:
