@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.base.events import Status
-from perdure.cli.formats import duration, shortened
+from perdure.cli.formats import duration, moment, shortened
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, agent_of
 
@@ -44,7 +44,7 @@ def standing(record: InstanceRecord, now: float, inspection: Inspection | None =
     if record.owner is not None:
         return Standing("executing", f"executed by {record.owner}")
     if record.status is Status.PENDING and record.due is not None and record.due > now:
-        return Standing("waiting", f"begins in {duration(record.due - now)}")
+        return Standing("waiting", f"begins in {duration(record.due - now)}, at {moment(record.due)}")
     if record.due is not None and record.due <= now:
         return Standing("ready", "waits for its app to run")
     return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
@@ -58,6 +58,11 @@ def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) ->
     if "asks" in waits:
         return Standing("asks", _asks(waits["asks"], inspection))
     return Standing("waiting", _waits(waits, now) or "waits for its app to run")
+
+
+def worker_command(record: InstanceRecord) -> str:
+    """Return the command that executes a run, as far as the store knows it: the file of its app is not in there."""
+    return "perdure run APP" if agent_of(record.workflow) is not None else "perdure work APP"
 
 
 def owner_name(workflow: str) -> str:
@@ -96,14 +101,20 @@ def _waits(waits: dict[str, Any], now: float) -> str:
     for retry in waits.get("retries", ()):
         wait = duration(max(0.0, retry["at"] - now))
         of = f" of {retry['of']}" if "of" in retry else ""
-        what = _activity(retry["activity"]) if "activity" in retry else retry["workflow"]
-        found.append(f"attempt {retry['attempt']}{of} of {what} in {wait}")
+        what = activity_name(retry["activity"]) if "activity" in retry else retry["workflow"]
+        found.append(f"attempt {retry['attempt']}{of} of {what} in {wait}, at {moment(retry['at'])}")
     if "timer" in waits:
-        found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}")
+        found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}, until {moment(waits['timer'])}")
     if "stuck" in waits:
         found.append(f"stuck on {shortened(str(waits['stuck']), 80)}")
     return "waits for " + " or ".join(found) if found else ""
 
 
-def _activity(name: str) -> str:
+def wait_reason(waits: str, now: float) -> str:
+    """Return what a run waits for that has just been parked, from what the store keeps of it."""
+    return _parked(msgspec.json.decode(waits), now, None).reason
+
+
+def activity_name(name: str) -> str:
+    """Return an activity's name for people: an agent's two activities have other ones."""
     return {"call_llm": "the model call", "run_tool": "a tool call"}.get(name.rpartition(".")[2], name)

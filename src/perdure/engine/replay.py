@@ -157,6 +157,7 @@ class Execution(Requests):
         # recorded, the function's beginning runs for the first time.
         self.replaying = len(rows) > 1
         quiet = replaying_now.set(self.replaying)
+        place = 0
         try:
             for place, row in enumerate(rows):
                 self.now = row.at
@@ -165,15 +166,18 @@ class Execution(Requests):
                 for event in row.events:
                     self._replay_one(event)
             self._require_the_end()
-        except NonDeterminismError:
+        except NonDeterminismError as error:
+            error.row = rows[place].seq
             self.close()
             raise
         finally:
             replaying_now.reset(quiet)
-            self.replaying = False
             self._resolved = NOTHING
-            self._status_known = self.custom_status
-            self.attributes = {}
+            if self.replaying:
+                # Recorded already; what the function's beginning sets when it runs for the first time is not.
+                self._status_known = self.custom_status
+                self.attributes = {}
+            self.replaying = False
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
