@@ -13,7 +13,8 @@ from types import ModuleType
 from perdure.agents.agent import DurableAgent
 from perdure.base.errors import PerdureError, UsageError
 from perdure.cli.standing import owner_name
-from perdure.workflows.registry import Registry, default_registry, split_key
+from perdure.workflows.registry import Registry, default_registry
+from perdure.workflows.schedules import SCHEDULE_WORKFLOW, add_schedules
 
 
 def load_agent(app: str) -> DurableAgent:
@@ -60,7 +61,8 @@ def load_registry(app: str) -> Registry:
     if registry is default_registry:
         for agent in agents.values():
             agent.register(registry)
-    if not registry.workflows:
+    add_schedules(registry)
+    if not workflow_names(registry):
         raise UsageError(
             f"{place} registers no workflow and holds no DurableAgent in its globals. {_instead(vars(module))}, "
             "or mark workflow functions with @workflow; name a Registry of your own as app.py:registry"
@@ -69,8 +71,8 @@ def load_registry(app: str) -> Registry:
 
 
 def workflow_names(registry: Registry) -> list[str]:
-    """Return the names of workflows, of agents the agents' own, sorted."""
-    names = {split_key(code.keys[0])[0] for code in registry.workflows.values()}
+    """Return the names of an app's workflows, of agents the agents' own, sorted."""
+    names = {code.name for code in registry.workflows.values()} - {SCHEDULE_WORKFLOW}
     return sorted(owner_name(name) for name in names)
 
 

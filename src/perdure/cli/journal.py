@@ -77,7 +77,7 @@ class Journal:
 
     def taken_up(self, key: int, instance_id: str, workflow: str, *, begins: bool) -> None:
         """Take note that a run is in this worker's hands from now on."""
-        run = self._runs[key] = self._parked.pop(key, None) or _Run(instance_id, workflow, {})
+        run = self._runs[key] = self._parked.pop(key, _Run(instance_id, workflow, {}))
         self._line(run, Text("begins" if begins else "goes on", style="dim"))
 
     def read(self, key: int, rows: Iterable[HistoryRow]) -> None:

@@ -43,6 +43,7 @@ class Held:
         instance_id: its id.
         workflow: its function.
         kept_under: the key of the workflow that the store keeps it under.
+        new_key: the key that the store is to keep it under from the next episode on, or None for as before.
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
         last_signal: the highest inbox position seen.
@@ -64,6 +65,7 @@ class Held:
         "kept_under",
         "key",
         "last_signal",
+        "new_key",
         "next_seq",
         "running",
         "timer",
@@ -75,7 +77,7 @@ class Held:
         self.key = key
         self.instance_id = instance_id
         self.workflow = workflow
-        self.kept_under = kept_under
+        self.keep_under(kept_under)
         self.execution: Execution | None = None
         self.next_seq = next_seq
         self.last_signal = 0
@@ -122,13 +124,14 @@ class Held:
             self._blobs, self._conversations, self._links, self._consumed = {}, {}, [], []
         return taken
 
-    def new_key(self) -> str | None:
-        """Return the key that the store is to keep the instance under from now on, or None for as before."""
-        return None if self.kept_under in self.workflow.keys else self.workflow.keys[0]
+    def keep_under(self, key: str) -> None:
+        """Take note of what the store keeps the instance under, and whether that has to change."""
+        self.kept_under = key
+        self.new_key = None if key in self.workflow.keys else self.workflow.keys[0]
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""
-        return any(execution.is_pending(task_id) for task_id in self.running)
+        return bool(self.running) and any(execution.is_pending(task_id) for task_id in self.running)
 
     def cancel(self, task_ids: Iterable[int]) -> None:
         """Stop activities that run here and whose outcome no longer matters."""

@@ -25,8 +25,6 @@ from perdure.engine.tasks import Task
 
 Convert = Callable[[Any], Any]
 
-_NONE: frozenset[int] = frozenset()
-
 
 class Call:
     """A call of an activity or a child workflow: the first attempt, which holds the input and the policy, and the
@@ -123,12 +121,13 @@ class OpenWork:
     @property
     def only_asks(self) -> bool:
         """Whether every open attempt of an activity, if there is one, waits for a human's answer."""
-        return len(self._calls) == len(self.asked) + len(self._settled_unseen())
+        open_calls = len(self._calls)
+        if self._held_back:
+            open_calls -= len(self._settled_unseen())
+        return open_calls == len(self.asked)
 
     def _settled_unseen(self) -> frozenset[int]:
         """Return the attempts whose outcome is recorded, and kept from the code while the instance is suspended."""
-        if not self._held_back:
-            return _NONE
         return frozenset(event.task_id for event in self._held_back if isinstance(event, TaskCompleted | TaskFailed))
 
     def input_of(self, scheduled: Called) -> msgspec.Raw:

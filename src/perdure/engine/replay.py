@@ -99,6 +99,7 @@ class Decisions(msgspec.Struct, gc=False):
         resolved: what decoding the actions' inputs in this process needs.
         custom_status: what the code set in this episode, as JSON; None when it set nothing else than before.
         attributes: those that the code set in this episode.
+        cancelled: attempts of activities that no longer matter.
     """
 
     events: list[AnyEvent]
@@ -108,6 +109,7 @@ class Decisions(msgspec.Struct, gc=False):
     resolved: Resolved
     custom_status: str | None = None
     attributes: dict[str, Attribute] | None = None
+    cancelled: Sequence[int] = ()
 
 
 class Execution(Requests):
@@ -120,25 +122,22 @@ class Execution(Requests):
     Attributes:
         completed: the end of the instance, once decided.
         continued: the end of this generation of the instance, once decided.
+        ended: whether the function has ended, for good or to continue as new.
         parent: who called the instance, and is told of its end.
     """
 
-    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "parent", "workflow")
+    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "ended", "parent", "workflow")
 
     def __init__(self, workflow: Workflow, instance_id: str) -> None:
         super().__init__(instance_id)
         self.workflow = workflow
         self.completed: ExecutionCompleted | None = None
         self.continued: ContinueAsNew | None = None
+        self.ended = False
         self.parent: Parent | None = None
         self._steps: Steps | None = None
         self._resolved = NOTHING
         self._status_known: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the function has ended, for good or to continue as new."""
-        return self.completed is not None or self.continued is not None
 
     # -- what the worker feeds in
 
@@ -177,6 +176,7 @@ class Execution(Requests):
                 # Recorded already; what the function's beginning sets when it runs for the first time is not.
                 self._status_known = self.custom_status
                 self.attributes = {}
+                self._cancelled = []
             self.replaying = False
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
@@ -195,17 +195,19 @@ class Execution(Requests):
             events.append(event)
             self._apply(event)
             self._collect(events, actions)
-        decisions = Decisions(events, actions, self._blobs, self._links, self._beside())
+        beside = NOTHING
+        if self._blobs or self._conversations:
+            beside = Resolved(self._blobs, self._conversations)
+        decisions = Decisions(events, actions, self._blobs, self._links, beside)
         if self.custom_status != self._status_known:
             decisions.custom_status = self._status_known = self.custom_status
         if self.attributes:
             decisions.attributes, self.attributes = self.attributes, {}
+        if self._cancelled:
+            decisions.cancelled, self._cancelled = self._cancelled, []
         self._forget_beside()
         self._resolved = NOTHING
         return decisions
-
-    def _beside(self) -> Resolved:
-        return Resolved(self._blobs, self._conversations) if self._blobs or self._conversations else NOTHING
 
     def close(self) -> None:
         """Put the function away: unwind it without letting it decide anything more."""
@@ -265,7 +267,7 @@ class Execution(Requests):
                 elif timer_id in self._backoffs:
                     self._backoffs[timer_id] = (fire_at, self._backoffs[timer_id][1])
             case ExecutionCompleted():
-                self.completed = recorded
+                self.completed, self.ended = recorded, True
             case _:
                 pass
         self._forget_beside()
@@ -296,7 +298,10 @@ class Execution(Requests):
                 self._apply(event)
 
     def _started(self, event: ExecutionStarted) -> None:
-        self.parent, self.generation = event.parent, event.generation
+        self.parent = event.parent
+        if event.generation:
+            self.generation = event.generation
+            self._key_prefix = f"{self.instance_id}/{event.generation}/"
         try:
             self._steps = self.workflow.begin(self, self._decode(event.input))
         except KeyboardInterrupt:
@@ -431,6 +436,7 @@ class Execution(Requests):
     def _finish(self, end: ExecutionCompleted | ContinueAsNew) -> None:
         self._steps = None
         self._waiting_on = None
+        self.ended = True
         if isinstance(end, ContinueAsNew):
             self.continued = end
         else:

@@ -177,7 +177,7 @@ class Worker:
             self._advance(held)
 
     def _replayed(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved) -> bool:
-        if held.new_key() is not None and held.next_seq > 1:
+        if held.new_key is not None and held.next_seq > 1:
             self._begin_stall(held, _other_code(held))
             return False
         execution = Execution(held.workflow, held.instance_id)
@@ -266,7 +266,6 @@ class Worker:
             return
         held.busy = True
         execution = held.execution
-        new_key = held.new_key()
         events = decisions.events if execution.continued is None else next_generation(execution)
         episode = Episode(
             key=held.key,
@@ -277,10 +276,10 @@ class Worker:
             links=[*turnout.links, *decisions.links] if turnout.links else decisions.links,
             consumed=turnout.consumed,
             park=park,
-            changes=changes_of(execution, decisions, self, new_key),
+            changes=changes_of(execution, decisions, self, held.new_key),
         )
-        if new_key is not None:
-            held.kept_under = new_key
+        if held.new_key is not None:
+            held.keep_under(held.new_key)
         crash_point("episode.before_commit")
         self._append(held, episode, decisions)
 
@@ -312,7 +311,7 @@ class Worker:
         self, held: Held, episode: Episode, decisions: Decisions, outcome: Exception | Sequence[Started] | None
     ) -> None:
         """Go on after an episode: begin what it decided, now that it is durable."""
-        if isinstance(outcome, Exception):
+        if outcome is not None and isinstance(outcome, Exception):
             self._refused(held, episode, decisions, outcome)
             return
         crash_point("episode.after_commit")
@@ -334,7 +333,8 @@ class Worker:
         elif episode.park is not None:
             self._set_aside(held, episode.park)
         else:
-            held.cancel([task for task in held.running if not execution.is_pending(task)])
+            if decisions.cancelled:
+                held.cancel(decisions.cancelled)
             self._begin_activities(held, decisions)
             if self._options.put_away and not self._stopping:
                 execution.close()
@@ -356,17 +356,17 @@ class Worker:
         """Begin the next generation of an instance, with the newest code that is known here."""
         held.abandon()
         held.workflow = self.workflows.get(held.workflow.name, held.workflow)
+        held.keep_under(held.kept_under)
         held.busy = True
         self._chore(self._reload(held))
 
     def _begin_activities(self, held: Held, decisions: Decisions) -> None:
         if self._stopping:
             return
-        assert held.execution is not None
         while held.to_start:
             self._start(held, held.to_start.pop(0), None, interrupted=False)
         for action in decisions.actions:
-            if type(action) is TaskScheduled and held.execution.is_pending(action.id):
+            if type(action) is TaskScheduled and action.id not in decisions.cancelled:
                 at_hand = decisions.resolved if action.retry_of is None else None
                 self._start(held, action, at_hand, interrupted=False)
         self._arm(held)
@@ -434,7 +434,7 @@ class Worker:
             input=held.execution.input_of(scheduled),
             resolved=at_hand,
             interrupted=interrupted,
-            generation=held.execution.generation,
+            idempotency_key=held.execution.key_of(scheduled),
         )
         held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
 

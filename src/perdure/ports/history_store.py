@@ -436,6 +436,10 @@ class HistoryStore(Protocol):
         """
         ...
 
+    async def waiting(self, key: int) -> list[str]:
+        """Return the encoded events in an instance's inbox, oldest first."""
+        ...
+
     async def restore(self, restored: Sequence[Restored]) -> bool:
         """Add instances with their histories, all or none; False when an id is taken, and nothing was changed."""
         ...

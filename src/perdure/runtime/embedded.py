@@ -18,6 +18,7 @@ from perdure.base.clock import Clock, SystemClock
 from perdure.base.codec import Encoded, Resolved, decode, encode
 from perdure.base.errors import (
     InstanceError,
+    InstanceExistsError,
     InstanceNotFoundError,
     RunFailedError,
     StaleLeaseError,
@@ -41,6 +42,7 @@ from perdure.base.events import (
 from perdure.base.faults import crash_point
 from perdure.base.ids import new_instance_id as fresh_instance_id
 from perdure.base.ids import require_usable_id
+from perdure.base.schedule import Schedule
 from perdure.engine.activity import ActivityRunner
 from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
 from perdure.engine.held import Held, WorkerOptions
@@ -61,6 +63,7 @@ from perdure.runtime.forks import Edit, fork
 from perdure.runtime.starting import moment_of, require_known_reuse, require_reusable
 from perdure.runtime.waiting import Ends
 from perdure.workflows.registry import Registry, default_registry, split_key
+from perdure.workflows.schedules import SCHEDULE_WORKFLOW, Plan, Progress, add_schedules, schedule_id
 
 _CHILDREN = 1_000_000
 
@@ -121,6 +124,7 @@ class EmbeddedRuntime:
 
     async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
+        add_schedules(self.registry)
         name = f"{self._app_id}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
         self._worker = Worker(
@@ -218,6 +222,34 @@ class EmbeddedRuntime:
             # A caller that stops waiting must not leave an instance that is this worker's and that it does not know.
             await asyncio.shield(self._accept(new, encoded, reuse))
         return new.instance_id
+
+    async def schedule(
+        self,
+        name: str,
+        workflow: Callable[..., Any] | str,
+        when: Schedule,
+        input: Any = None,  # noqa: A002 - as above
+    ) -> str:
+        """Start a workflow again and again; see docs/schedules.md for what a schedule says.
+
+        Args:
+            name: the schedule's name; a schedule that has it, and says something else, makes way.
+            workflow: the function, or its registered name.
+            when: when to start it.
+            input: its input, the same each time.
+
+        Returns:
+            the instance id of the schedule: suspend it to pause it, terminate it to remove it.
+
+        Raises:
+            NotSerializableError: the input is not data.
+        """
+        key = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+        progress = Progress(plan=Plan(schedule=when, workflow=split_key(key)[0], input=input))
+        try:
+            return await self.start(SCHEDULE_WORKFLOW, progress, instance_id=schedule_id(name))
+        except InstanceExistsError:
+            return await self.start(SCHEDULE_WORKFLOW, progress, instance_id=schedule_id(name), reuse="terminate")
 
     def _lease_for(self, key: str) -> Lease | None:
         worker = self._worker

@@ -464,6 +464,11 @@ class MemoryHistoryStore:
         return [(seq, at, events) for seq, (at, events) in rows.items()]
 
     @_answered
+    def waiting(self, key: int) -> list[str]:
+        """Return the events in an inbox."""
+        return list(self._instances[key - 1].inbox.values()) if 0 < key <= len(self._instances) else []
+
+    @_answered
     def restore(self, restored: Sequence[Restored]) -> bool:
         """Add instances with their histories."""
         if any(one.new.instance_id in self._by_id for one in restored):

@@ -411,6 +411,11 @@ class SQLiteHistoryStore:
         """Return the rows of an instance as they are stored."""
         return await self._read(lambda connection: list(connection.execute(_ROWS, (key,))))
 
+    async def waiting(self, key: int) -> list[str]:
+        """Return the events in an inbox."""
+        statement = "SELECT event FROM inbox WHERE instance = ? ORDER BY pos"
+        return await self._read(lambda connection: [row[0] for row in connection.execute(statement, (key,))])
+
     async def restore(self, restored: Sequence[Restored]) -> bool:
         """Add instances with their histories."""
         blobs = {address: content for one in restored for address, content in one.blobs.items()}
