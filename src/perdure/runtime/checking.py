@@ -125,9 +125,12 @@ def _missing(record: InstanceRecord, workflows: Mapping[str, Workflow]) -> str:
     known = sorted({split_key(code.keys[0])[1] for code in workflows.values() if code.name == name})
     if not known:
         return f"there is no workflow {name!r}"
-    wanted = f"version {version!r}" if version else "the code without a version"
-    there = ", ".join(repr(each) if each else "the code without a version" for each in known)
-    return f"there is no {wanted} of workflow {name!r}, which it began with; there is: {there}"
+    there = ", ".join(_version(each) for each in known)
+    return f"it began with workflow {name!r} {_version(version)}, which is not there; there is: {there}"
+
+
+def _version(version: str) -> str:
+    return f"of version {version!r}" if version else "without a version"
 
 
 async def open_instances(store: HistoryStore, app_id: str | None = None) -> list[str]:
