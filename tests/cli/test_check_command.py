@@ -91,7 +91,8 @@ def test_code_that_is_missing_breaks_runs(shop: Path, perdure: Command, tmp_path
 
 
 def test_a_check_changes_nothing_and_executes_nothing(shop: Path, perdure: Command, tmp_path: Path):
-    (tmp_path / "eager.py").write_text(CODE + "from pathlib import Path\npay = Path('effect').touch\n")
+    act = "def pay(amount): return __import__('pathlib').Path('effect').touch()"
+    (tmp_path / "eager.py").write_text(CODE.replace('def pay(amount): return {"paid": amount}', act))
     connection = sqlite3.connect(shop)
     # A worker that is gone, as far as anybody can tell: whoever executes runs would end its lease.
     connection.execute("INSERT INTO worker (name, expires_at) VALUES ('gone@nowhere:1', 0)")
@@ -112,7 +113,8 @@ def test_a_store_of_an_earlier_version_is_checked_as_a_copy(
     connection.execute("PRAGMA user_version = 1")
     started = '[{"type": "ExecutionStarted", "name": "gone"}]'
     connection.execute(
-        "INSERT INTO instance (key, id, app_id, workflow, status, created_at) VALUES (1, 'old', 'shop', 'gone', 'RUNNING', 0)"
+        "INSERT INTO instance (key, id, app_id, workflow, status, created_at) "
+        "VALUES (1, 'old', 'shop', 'gone', 'RUNNING', 0)"
     )
     connection.execute("INSERT INTO history (instance, seq, at, events) VALUES (1, 0, 0, ?)", (started,))
     connection.commit()
@@ -132,9 +134,7 @@ def test_a_store_of_an_earlier_version_is_checked_as_a_copy(
         ("import nothing_like_this\n", "could not be loaded"),
     ],
 )
-def test_an_app_without_code_is_refused_in_one_line(
-    shop: Path, perdure: Command, tmp_path: Path, code: str, told: str
-):
+def test_an_app_without_code_is_refused_in_one_line(shop: Path, perdure: Command, tmp_path: Path, code: str, told: str):
     (tmp_path / "bare.py").write_text(code)
     done = perdure("check", "bare.py")
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)

@@ -19,7 +19,7 @@ def test_a_span_of_time_is_numbers_with_units(text: str, seconds: float):
 
 @pytest.mark.parametrize("text", ["", "3", "d", "3 days", "2h3d", "-1h", "1e9h", "∞"])
 def test_what_is_no_span_of_time_is_refused_with_the_name_of_its_option(text: str):
-    with pytest.raises(UsageError, match="--in is .* such as 30d or 1h30m"):
+    with pytest.raises(UsageError, match=r"--in is .* such as 30d or 1h30m"):
         times.span("--in", text)
 
 
@@ -65,5 +65,5 @@ def test_statuses_are_read_in_any_case_and_unknown_ones_are_listed():
 
 
 def test_what_is_no_json_is_refused_with_a_hint():
-    with pytest.raises(UsageError, match="--input is not JSON .* a text needs quotes of its own"):
+    with pytest.raises(UsageError, match=r"--input is not JSON .* a text needs quotes of its own"):
         given.json_value("--input", "done")

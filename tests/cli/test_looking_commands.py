@@ -8,7 +8,10 @@ import pytest
 from tests.cli.harness import Done
 from tests.cli.shop import opened, parked, under
 
+from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
+from perdure.workflows.context import WorkflowContext
+from perdure.workflows.registry import Registry
 
 Command = Callable[..., Done]
 
@@ -89,8 +92,6 @@ def test_a_list_names_apps_where_there_are_several(shop: Path, perdure: Command)
     assert "shop" not in perdure("runs", "list").out
 
     async def elsewhere() -> None:
-        from perdure.components.history.sqlite import SQLiteHistoryStore
-
         async with EmbeddedRuntime(SQLiteHistoryStore(shop), app_id="mill", worker=False) as runtime:
             await runtime.start("grind")
 
@@ -159,9 +160,6 @@ def test_a_child_that_was_purged_is_said_to_be_gone(store: Path, perdure: Comman
 
 
 def test_the_tree_has_all_descendants(store: Path, perdure: Command):
-    from perdure.workflows.context import WorkflowContext
-    from perdure.workflows.registry import Registry
-
     registry = Registry()
 
     @registry.workflow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,11 +138,11 @@ def test_a_damaged_history_is_told_and_the_others_are_checked(tmp_path: Path):
         async with EmbeddedRuntime(store, registry=registry()) as runtime:
             await runtime.start("trip", "Oslo", instance_id="two")
             await until(lambda: waits_of(runtime, "two"))
-            await store._change(
-                lambda connection: connection.execute(
-                    "UPDATE history SET events = '[{]' WHERE seq = 1 AND instance = (SELECT key FROM instance WHERE id = 'one')"
-                )
-            )
+        connection = sqlite3.connect(tmp_path / "history.db")
+        chosen = "instance = (SELECT key FROM instance WHERE id = 'one')"
+        connection.execute(f"UPDATE history SET events = '[{{]' WHERE seq = 1 AND {chosen}")
+        connection.commit()
+        connection.close()
         return {each.instance_id: each for each in await checked(store, registry())}
 
     found = asyncio.run(run())

@@ -115,7 +115,7 @@ async def call_within(function: Callable[[], Any], *, is_async: bool, seconds: f
         raise TimeoutError(f"{name} took longer than {seconds:g} s") from None
 
 
-class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
     """A registered activity.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.base.codec import Resolved
 from perdure.base.events import (
     AnyEvent,
     Called,
@@ -106,7 +107,7 @@ class OpenWork:
         self._waiters: dict[str, deque[Task[Any]]] = {}
         self._unread: dict[str, deque[Unread]] = {}
         self._events_seen = 0
-        self._held_back: deque[AnyEvent] = deque()
+        self._held_back: deque[tuple[AnyEvent, Resolved]] = deque()
 
     def pending_activities(self) -> list[TaskScheduled]:
         """Return the attempts of activities that have neither completed nor failed."""
@@ -128,7 +129,8 @@ class OpenWork:
 
     def _settled_unseen(self) -> frozenset[int]:
         """Return the attempts whose outcome is recorded, and kept from the code while the instance is suspended."""
-        return frozenset(event.task_id for event in self._held_back if isinstance(event, TaskCompleted | TaskFailed))
+        events = (event for event, _ in self._held_back)
+        return frozenset(event.task_id for event in events if isinstance(event, TaskCompleted | TaskFailed))
 
     def input_of(self, scheduled: Called) -> msgspec.Raw:
         """Return the input of an attempt; a retry's is that of the first attempt."""
@@ -172,8 +174,9 @@ class OpenWork:
 
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
-        unread = [one for queue in self._unread.values() for one in queue]
-        return tuple(one.event for one in sorted(unread, key=lambda one: one.number))
+        unread = sorted((one for queue in self._unread.values() for one in queue), key=lambda one: one.number)
+        held_back = (event for event, _ in self._held_back if isinstance(event, EventRaised))
+        return (*(one.event for one in unread), *held_back)
 
     def _open_timers(self) -> list[tuple[int, float]]:
         timers = [(timer_id, at) for timer_id, (at, _) in self._timers.items()]
@@ -187,7 +190,8 @@ class OpenWork:
             case TimerFired(timer_id=timer_id):
                 return timer_id in self._timers or timer_id in self._backoffs
             case SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
-                return event.task_id in self._children and event.generation == self.generation
+                call = self._children.get(event.task_id)
+                return call is not None and event.generation == self.generation and _is_of(event.instance_id, call)
             case _:
                 return True
 
@@ -214,6 +218,12 @@ class OpenWork:
             table.clear()
         self.asked.clear()
         self._held_back.clear()
+
+
+def _is_of(child: str, call: Call) -> bool:
+    """Whether a child workflow's end answers a call, and not one of an earlier run with the caller's id."""
+    assert isinstance(call.current, SubOrchestrationInstanceCreated)
+    return child in {"", call.current.instance_id}
 
 
 def _child_of(call: Call) -> dict[str, Any]:

@@ -162,13 +162,21 @@ class _Writer:
         told: AnyEvent
         if event.status is Status.COMPLETED:
             told = SubOrchestrationInstanceCompleted(
-                task_id=parent.task_id, result=event.result, generation=parent.generation
+                task_id=parent.task_id,
+                result=event.result,
+                generation=parent.generation,
+                instance_id=self._execution.instance_id,
             )
         else:
             failure = event.failure or Failure(error_type=event.status, message="")
             if event.status is Status.TERMINATED:
                 failure = msgspec.structs.replace(failure, non_retryable=True)
-            told = SubOrchestrationInstanceFailed(task_id=parent.task_id, failure=failure, generation=parent.generation)
+            told = SubOrchestrationInstanceFailed(
+                task_id=parent.task_id,
+                failure=failure,
+                generation=parent.generation,
+                instance_id=self._execution.instance_id,
+            )
         self.sends.append(Sending(parent.instance_id, encode_event(told)))
 
 
@@ -182,14 +190,14 @@ _HANDLERS: dict[type, Callable[[_Writer, Any], None]] = {
 }
 
 
-def next_generation(execution: Execution) -> list[AnyEvent]:
-    """Return the first row of an instance's next generation."""
+def next_generation(execution: Execution, workflow: Workflow) -> list[AnyEvent]:
+    """Return the first row of an instance's next generation, which goes on with the given code."""
     end = execution.continued
     assert end is not None
     started = ExecutionStarted(
-        name=execution.workflow.name,
+        name=workflow.name,
         input=end.input,
-        version=execution.workflow.keys[0].partition("@")[2],
+        version=workflow.keys[0].partition("@")[2],
         generation=execution.generation + 1,
         parent=execution.parent,
     )

@@ -79,6 +79,11 @@ class Workflow(Protocol):
         ...
 
     @property
+    def newest(self) -> Workflow:
+        """What instances go on with that continue as new."""
+        ...
+
+    @property
     def retention(self) -> Retention | None:
         """How long its instances are kept after their end; None for the worker's own rule."""
         ...
@@ -97,6 +102,7 @@ class Decisions(msgspec.Struct, gc=False):
         blobs: content that the actions refer to.
         links: conversation links that the actions refer to.
         resolved: what decoding the actions' inputs in this process needs.
+        taken: how many of the new events were looked at: the others came after the end of the function.
         custom_status: what the code set in this episode, as JSON; None when it set nothing else than before.
         attributes: those that the code set in this episode.
         cancelled: attempts of activities that no longer matter.
@@ -107,9 +113,15 @@ class Decisions(msgspec.Struct, gc=False):
     blobs: dict[str, bytes]
     links: list[Link]
     resolved: Resolved
+    taken: int = 0
     custom_status: str | None = None
     attributes: dict[str, Attribute] | None = None
     cancelled: Sequence[int] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to record."""
+        return not self.events and self.custom_status is None and not self.attributes
 
 
 class Execution(Requests):
@@ -171,13 +183,13 @@ class Execution(Requests):
             raise
         finally:
             replaying_now.reset(quiet)
-            self._resolved = NOTHING
             if self.replaying:
-                # Recorded already; what the function's beginning sets when it runs for the first time is not.
+                # What the beginning of a new run sets is recorded with its first episode.
                 self._status_known = self.custom_status
                 self.attributes = {}
-                self._cancelled = []
             self.replaying = False
+            self._resolved = NOTHING
+            self._cancelled = []
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -186,10 +198,12 @@ class Execution(Requests):
         self.now = now
         events: list[AnyEvent] = []
         actions: list[Action] = []
+        taken = 0
         self._collect(events, actions)
         for event in incoming:
             if self.ended:
                 break
+            taken += 1
             if not self._expects(event):
                 continue
             events.append(event)
@@ -198,7 +212,7 @@ class Execution(Requests):
         beside = NOTHING
         if self._blobs or self._conversations:
             beside = Resolved(self._blobs, self._conversations)
-        decisions = Decisions(events, actions, self._blobs, self._links, beside)
+        decisions = Decisions(events, actions, self._blobs, self._links, beside, taken)
         if self.custom_status != self._status_known:
             decisions.custom_status = self._status_known = self.custom_status
         if self.attributes:
@@ -257,10 +271,11 @@ class Execution(Requests):
     def _adopt(self, recorded: Action) -> None:
         """Let what is recorded stand in for what the code of today would have asked: policies, times, inputs."""
         match recorded:
-            case TaskScheduled():
-                self._calls[recorded.id].adopt(recorded)
-            case SubOrchestrationInstanceCreated(detached=False):
-                self._children[recorded.id].adopt(recorded)
+            case TaskScheduled() | SubOrchestrationInstanceCreated():
+                # One that was cancelled at once is not open any more.
+                call = (self._calls if isinstance(recorded, TaskScheduled) else self._children).get(recorded.id)
+                if call is not None:
+                    call.adopt(recorded)
             case TimerCreated(id=timer_id, fire_at=fire_at):
                 if timer_id in self._timers:
                     self._timers[timer_id] = (fire_at, self._timers[timer_id][1])
@@ -276,7 +291,7 @@ class Execution(Requests):
 
     def _apply(self, event: AnyEvent) -> None:
         if self.suspended is not None and not self._concerns_suspended(event):
-            self._held_back.append(event)
+            self._held_back.append((event, self._resolved))
             return
         _HANDLERS[type(event)](self, event)
         if self._waiting_on is not None and self._waiting_on.done:
@@ -292,10 +307,12 @@ class Execution(Requests):
 
     def _resume(self, _: ExecutionResumed) -> None:
         self.suspended = None
+        resolved = self._resolved
         while self._held_back and not self.ended:
-            event = self._held_back.popleft()
+            event, self._resolved = self._held_back.popleft()
             if self._expects(event):
                 self._apply(event)
+        self._resolved = resolved
 
     def _started(self, event: ExecutionStarted) -> None:
         self.parent = event.parent

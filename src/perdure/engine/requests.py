@@ -23,7 +23,7 @@ from perdure.base.events import (
     TaskScheduled,
     TimerCreated,
 )
-from perdure.base.ids import require_usable_id
+from perdure.base.ids import require_text, require_usable_id
 from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, PATCHED, TERMINATE
 from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
@@ -110,10 +110,11 @@ class Requests(OpenWork):
 
         Raises:
             NotSerializableError: the argument is not data.
-            UsageError: the timeout is no positive number.
+            UsageError: the timeout is no positive number, or the policy no RetryPolicy.
         """
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
+        _require_policy(retry)
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
@@ -154,6 +155,7 @@ class Requests(OpenWork):
         """
         if instance_id is not None:
             require_usable_id(instance_id)
+        _require_policy(retry)
         if self.evicted:
             return "", _unreachable()
         encoded = self._keep(encode(argument, f"the input of child workflow {name!r}"))
@@ -192,7 +194,7 @@ class Requests(OpenWork):
             NotSerializableError: the data is not data.
             UsageError: the name is one of the engine's own, or the id is no usable one.
         """
-        _require_users_event(name)
+        require_users_event(name)
         require_usable_id(instance_id)
         if not self.evicted:
             encoded = self._keep(encode(data, f"the data of event {name!r}", references=False))
@@ -223,7 +225,7 @@ class Requests(OpenWork):
         Raises:
             UsageError: the name is one of the engine's own.
         """
-        _require_users_event(name)
+        require_users_event(name)
         if self.evicted:
             return _unreachable()
         key = name.casefold()
@@ -243,13 +245,18 @@ class Requests(OpenWork):
         if self.evicted:
             return
         for task in tasks:
+            if not isinstance(task, Task):
+                raise UsageError(
+                    f"cancel takes what the context's methods return, not {task!r:.80}; pass the task itself"
+                )
             if task.done:
                 continue
+            # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            task.reject(TaskCancelledError(task.reason or "a task"))
             if isinstance(task.source, list):
-                self.cancel(task.source)  # a task made of others
+                self.cancel(task.source)
             else:
                 self._withdraw(task)
-            task.reject(TaskCancelledError(task.reason or "a task"))
 
     def _withdraw(self, task: Task[Any]) -> None:
         match task.source:
@@ -287,6 +294,8 @@ class Requests(OpenWork):
         Raises:
             NotSerializableError: the status is not data.
         """
+        if self.evicted:
+            return
         encoded = encode(status, "the custom status", references=False)
         if encoded.blobs:
             raise UsageError("the custom status is longer than a few kilobytes; keep it short, results hold the rest")
@@ -298,7 +307,9 @@ class Requests(OpenWork):
         Raises:
             UsageError: a name or a value is of another kind.
         """
-        self.attributes.update(usable_attributes(attributes))
+        usable = usable_attributes(attributes)
+        if not self.evicted:
+            self.attributes.update(usable)
 
     def is_patched(self, patch: str) -> bool:
         """Whether this run goes the way of a patch: one that came to this place for the first time after it does."""
@@ -322,7 +333,7 @@ class Requests(OpenWork):
         return self._random
 
     def _note(self, name: str, value: Any) -> None:
-        if not self.replaying:
+        if not self.replaying and not self.evicted:
             self._notes.append(EventRaised(name=name, input=encode(value).raw))
 
     def _new_id(self) -> int:
@@ -351,6 +362,8 @@ def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribut
         UsageError: a name is empty or longer than 64 characters, or a value is no text (of at most 256 characters),
             number or truth value.
     """
+    if not isinstance(attributes, Mapping):
+        raise UsageError(f"attributes is {attributes!r:.80}; use a mapping of names to values")
     for name, value in attributes.items():
         if not isinstance(name, str) or not 0 < len(name) <= 64:
             raise UsageError(f"the attribute name {name!r:.80} is unusable; use 1 to 64 characters")
@@ -363,9 +376,20 @@ def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribut
     return dict(attributes)
 
 
-def _require_users_event(name: str) -> None:
+def require_users_event(name: str) -> None:
+    """Refuse what cannot be the name of an external event.
+
+    Raises:
+        UsageError: it is no text, or one of the engine's own.
+    """
+    require_text("the event's name", name)
     if name.startswith(ENGINE_EVENT):
         raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
+
+
+def _require_policy(retry: RetryPolicy | None) -> None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise UsageError(f"retry_policy is {retry!r:.80}; use a RetryPolicy, or None")
 
 
 def _unreachable() -> Task[Any]:

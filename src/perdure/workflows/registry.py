@@ -83,6 +83,11 @@ class WorkflowDefinition:
         self._takes_argument = takes_argument(function)
         self._convert = input_converter(function)
 
+    @property
+    def newest(self) -> Workflow:
+        """The version that instances begin with which are started by name."""
+        return self._registry.workflows.get(self._registry.newest(self.name), self)
+
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the function's steps."""
         context = WorkflowContext(execution, self._registry)

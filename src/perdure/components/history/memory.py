@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
-from perdure.base.events import HistoryRow, Status, decode_events
+from perdure.base.events import HistoryRow, Status, decode_events, ends_instance
 from perdure.base.ids import digest
 from perdure.ports.history_store import (
     EVERYTHING,
@@ -190,7 +190,7 @@ class MemoryHistoryStore:
         for key in keys:
             instance = self._instances[key - 1]
             instance.recoveries += int(recovered)
-            instance.owner = None
+            instance.owner, instance.due = None, 0.0
             self._queue(instance)
         self._version += 1
         return len(keys)
@@ -236,7 +236,7 @@ class MemoryHistoryStore:
     def _accept(self, new: NewInstance) -> Started:
         found = self._by_id.get(new.instance_id)
         if found is not None and new.replaces and found.status.finished:
-            self._forget(found)
+            self._forget_family(found)
             found = None
         created = found is None
         if found is None:
@@ -338,7 +338,8 @@ class MemoryHistoryStore:
         self._last_position += 1
         instance.inbox[self._last_position] = event
         self._signalled.add(instance.key)
-        if instance.owner is None and (instance.due is None or instance.due > 0):
+        asleep = instance.status is Status.PENDING and not ends_instance(event)
+        if instance.owner is None and not asleep and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
 
@@ -508,6 +509,12 @@ class MemoryHistoryStore:
         for one in ended:
             self._forget(one)
         return len(ended)
+
+    def _forget_family(self, one: _Instance) -> None:
+        for child in list(self._children.get(one.instance_id, ())):
+            if child.status.finished:
+                self._forget_family(child)
+        self._forget(one)
 
     def _forget(self, one: _Instance) -> None:
         self._version += 1

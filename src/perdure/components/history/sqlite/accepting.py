@@ -6,14 +6,14 @@ Rows travel as one JSON parameter, read by ``json_each``: SQLite then works thro
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from perdure.base.events import Status
+from perdure.base.events import Status, ends_instance
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.components.history.sqlite.purging import note_references, purge
+from perdure.components.history.sqlite.purging import note_references, purge, with_descendants
 from perdure.ports.history_store import NewInstance, Started
 
 _json = msgspec.json.Encoder()
@@ -35,7 +35,7 @@ ON CONFLICT (instance, name) DO UPDATE SET value = excluded.value
 _INSERT_INBOX = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
 _WAKE = """
 UPDATE instance SET due = min(coalesce(due, 0), 0)
-WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL
+WHERE key IN (SELECT value FROM json_each(?)) AND owner IS NULL
 """
 _EXISTING = """
 SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
@@ -49,7 +49,7 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
     known = existing_instances(connection, {new.instance_id for new in news})
     replaced = [known.pop(new.instance_id)[0] for new in news if new.replaces and _has_ended(known, new)]
     if replaced:
-        purge(connection, replaced)
+        purge(connection, with_descendants(connection, replaced))
     key: int = connection.execute("SELECT value FROM counter").fetchone()[0]
     outcomes: list[Started] = []
     instances: list[object] = []
@@ -117,21 +117,28 @@ def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str, 
     """
     known = existing_instances(connection, {instance_id for instance_id, _, _ in sends})
     statuses: list[Status | None] = []
-    rows: list[object] = []
+    rows: list[tuple[int, str]] = []
+    asleep: set[int] = set()
     held: list[tuple[str, set[str]]] = []
     for instance_id, event, blobs in sends:
         found = known.get(instance_id)
         statuses.append(None if found is None else found[2])
         if found is not None and not found[2].finished:
             rows.append((found[0], event))
+            if found[2] is Status.PENDING:
+                asleep.add(found[0])
             held.append((holder_of(found[0]), targets_in(event, blobs)))
-    fill_inboxes(connection, rows)
+    fill_inboxes(connection, rows, asleep)
     note_references(connection, held)
     return statuses
 
 
-def fill_inboxes(connection: sqlite3.Connection, rows: Sequence[object]) -> None:
-    """Add events (key, event) to inboxes, and make instances that nobody owns due."""
+def fill_inboxes(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]], asleep: Collection[int] = ()) -> None:
+    """Add events (key, event) to inboxes, and make instances that nobody owns due.
+
+    Those that are ``asleep`` have not begun: only their end does not wait for their time.
+    """
     if rows:
         connection.execute(_INSERT_INBOX, parameter(rows))
-        connection.execute(_WAKE, parameter(rows))
+        woken = [key for key, event in rows if key not in asleep or ends_instance(event)]
+        connection.execute(_WAKE, parameter(woken))

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import islice
 
+import msgspec
+
 from perdure.components.history.sqlite.accepting import (
     INSERT_ATTRIBUTES,
     attribute_rows,
@@ -40,7 +42,7 @@ FROM json_each(?) WHERE instance.key = value->>0
 def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -> list[tuple[Started, ...] | None]:
     """Apply what episodes change beyond their rows; return how the child starts of each fared."""
     changes = [(episode, episode.changes) for episode in episodes if episode.changes is not None]
-    inbox: list[object] = []
+    inbox: list[tuple[int, str]] = []
     told = _start_children(connection, changes, inbox)
     sends = [(send.instance_id, send.event, episode.blobs) for episode, change in changes for send in change.sends]
     if sends:
@@ -68,12 +70,14 @@ def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -
 
 
 def _start_children(
-    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[object]
+    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[tuple[int, str]]
 ) -> list[tuple[Started, ...] | None]:
     calls = [(episode, start) for episode, change in changes for start in change.starts]
     if not calls:
         return [None] * len(changes)
-    started = insert_instances(connection, [start.new for _, start in calls])
+    # What a child's input refers to, however deep, is among the content that came with the episode.
+    news = [msgspec.structs.replace(start.new, blobs=episode.blobs) for episode, start in calls]
+    started = insert_instances(connection, news)
     for (episode, start), outcome in zip(calls, started, strict=True):
         if not outcome.created and start.refused is not None:
             inbox.append((episode.key, start.refused))
