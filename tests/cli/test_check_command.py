@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.harness import Done
+from tests.cli.harness import Cli, Done, until
 from tests.cli.shop import opened
 
 from perdure.components.history.sqlite import connection as database
@@ -90,18 +90,20 @@ def test_code_that_is_missing_breaks_runs(shop: Path, perdure: Command, tmp_path
     assert perdure("check", "half.py", "--app", "mill").out == "0 open runs\n"
 
 
-def test_a_check_changes_nothing_and_executes_nothing(shop: Path, perdure: Command, tmp_path: Path):
-    act = "def pay(amount): return __import__('pathlib').Path('effect').touch()"
-    (tmp_path / "eager.py").write_text(CODE.replace('def pay(amount): return {"paid": amount}', act))
-    connection = sqlite3.connect(shop)
-    # A worker that is gone, as far as anybody can tell: whoever executes runs would end its lease.
-    connection.execute("INSERT INTO worker (name, expires_at) VALUES ('gone@nowhere:1', 0)")
-    connection.commit()
-    connection.close()
-    before = contents(shop)
-    assert perdure("check", "eager.py").code == 0
-    assert contents(shop) == before
-    assert not (tmp_path / "effect").exists()
+def test_a_check_changes_nothing_and_executes_nothing(cli: Cli):
+    cli.write(CODE.replace("def pay(amount): return", "def pay(amount): return print('paying') or"))
+    cli("runs", "start", "app.py", "order", "--input", "5", "--id", "first")
+    worker = cli.start("work", "app.py")
+    until(lambda: any("event 'arrival'" in run["reason"] for run in cli.json("runs", "list")))
+    # A dead worker's lease: whoever wants to execute runs ends it first, and takes up what is due.
+    worker.kill()
+    worker.wait(10)
+    cli("runs", "start", "app.py", "order", "--input", "7", "--id", "second")
+    before = contents(cli.store)
+    assert 'INSERT INTO "worker"' in before
+    done = cli("check", "app.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 open runs: 2 fits, 1 not begun\n", "")
+    assert contents(cli.store) == before
 
 
 def test_a_store_of_an_earlier_version_is_checked_as_a_copy(

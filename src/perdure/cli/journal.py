@@ -106,22 +106,26 @@ class Journal:
             if outcome.created and start.new.lease is not None:
                 self.taken_up(outcome.key, start.new.instance_id, start.new.workflow, begins=True)
         if episode.park is not None:
-            del self._runs[episode.key]
-            if episode.park.waits is not None:
-                self._line(run, Text(cleaned(wait_reason(episode.park.waits, self._clock())), style="yellow"))
-                self._park(episode.key, run)
+            self._park(episode.key, episode.park.waits)
 
-    def _park(self, key: int, run: _Run) -> None:
-        """Remember a waiting run's calls for a while; they are only names."""
+    def given_back(self, key: int, waits: str | None, *, stalled: bool) -> None:
+        """Take note that a run was given back without an episode."""
+        if not stalled:
+            self._park(key, waits)
+            return
+        run = self._runs.pop(key, None)
+        if run is not None:
+            self._line(run, Text(f"stalled; perdure runs show {cleaned(run.instance_id)} says why", style="red"))
+
+    def _park(self, key: int, waits: str | None) -> None:
+        run = self._runs.pop(key, None)
+        if run is None or waits is None:
+            return
+        self._line(run, Text(cleaned(wait_reason(waits, self._clock())), style="yellow"))
+        # What it calls is remembered for a while; these are only names.
         self._parked[key] = run
         if len(self._parked) > _REMEMBERED:
             del self._parked[next(iter(self._parked))]
-
-    def given_back(self, key: int, *, stalled: bool) -> None:
-        """Take note that a run was given back without an episode; say so of one that cannot go on."""
-        run = self._runs.pop(key, None)
-        if run is not None and stalled:
-            self._line(run, Text(f"stalled; perdure runs show {cleaned(run.instance_id)} says why", style="red"))
 
     def _line(self, run: _Run, text: Text) -> None:
         now = self._clock()

@@ -134,4 +134,4 @@ class JournalledStore(SQLiteHistoryStore):
     async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
         """Give an instance back, and tell of one that cannot go on."""
         await super().release(lease, key, due=due, waits=waits, stalled=stalled)
-        self._journal.given_back(key, stalled=stalled)
+        self._journal.given_back(key, waits, stalled=stalled)
