@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.harness import Done
+from tests.cli.harness import Cli, Done, until
 from tests.cli.shop import opened, parked, under
 
 from perdure.components.history.sqlite import SQLiteHistoryStore
@@ -14,6 +14,13 @@ from perdure.workflows.context import WorkflowContext
 from perdure.workflows.registry import Registry
 
 Command = Callable[..., Done]
+
+HASTY = """
+from perdure import workflow
+
+@workflow
+async def haste(ctx): ...
+"""
 
 
 @pytest.fixture
@@ -55,6 +62,25 @@ def test_list_says_what_each_run_waits_for(shop: Path, perdure: Command):
     assert "waits for attempt 2 of 4 of lose in" in rows["unlucky"]
     assert "ValueError: no luck" in rows["lost"]
     assert "modern@2" in rows["new"]
+
+
+def test_what_is_due_says_whether_a_worker_is_there_to_take_it_up(cli: Cli):
+    cli.write(HASTY)
+    cli("runs", "start", "app.py", "haste", "--id", "due", "--app-id", "mill")
+
+    def reason() -> str:
+        found: str = cli.json("runs", "list")[0]["reason"]
+        return found
+
+    assert reason() == "waits for its app to run: no worker runs"
+    cli.write(HASTY.replace("haste", "other"), "other.py")
+    worker = cli.start("work", "other.py")
+    until(lambda: reason() == "waits for its app to run: no worker of app mill runs")
+    worker.kill()
+    worker.wait(10)
+    assert reason() == "waits for its app to run: no worker runs"
+    cli.start("work", "other.py", "--app-id", "mill")
+    until(lambda: reason() == "waits until a worker of its app, mill, takes it up")
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_worker_that_is_told_twice_leaves_at_once(cli: Cli):
 
 def test_several_workers_share_a_store_and_one_takes_over_from_one_that_was_killed(cli: Cli):
     cli.write(APP)
-    names = [f"p{number}" for number in range(6)]
+    names = [f"p{number}" for number in range(3)]
     workers = [cli.start("work", "app.py", "--quiet") for _ in range(2)]
     for name in names:
         cli("runs", "start", "app.py", "parcel", "--input", f'"{name}"', "--id", name)
@@ -143,7 +143,6 @@ def test_several_workers_share_a_store_and_one_takes_over_from_one_that_was_kill
     workers[0].kill()
     workers[0].wait(10)
     cli.let_go()
-    until(lambda: all("event 'stamp'" in run["reason"] or ":" not in run["id"] for run in cli.json("runs", "list")))
     until(lambda: len(cli.json("runs", "list", "--workflow", "stamp")) == len(names))
     for name in names:
         cli("runs", "event", f"{name}:0001", "stamp")

@@ -87,8 +87,9 @@ async def _seen(store: Path | None, run: str) -> Sight:
         inspection = await Inspector(runtime.store, record.instance_id).look()
         named = {step.entry.instance for step in inspection.steps if step.entry.instance is not None}
         records = await runtime.store.find_all(named)
-        children = {name: (child, await reason_of(runtime.store, child)) for name, child in records.items()}
-        stands = standing(inspection.record, time.time(), inspection)
+        workers = await runtime.store.workers()
+        children = {name: (child, await reason_of(runtime.store, child, workers)) for name, child in records.items()}
+        stands = standing(inspection.record, time.time(), inspection, workers)
         return Sight(inspection=inspection, stands=stands, children=children)
 
 

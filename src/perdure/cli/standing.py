@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import msgspec
@@ -31,13 +32,16 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         return self.state in {"asks", "stalled", "held"}
 
 
-def standing(record: InstanceRecord, now: float, inspection: Inspection | None = None) -> Standing:
+def standing(
+    record: InstanceRecord, now: float, inspection: Inspection | None = None, workers: Collection[str] | None = None
+) -> Standing:
     """Return how a run stands.
 
     Args:
         record: what the store knows of it.
         now: seconds since the epoch.
         inspection: the run itself, which knows the names of interrupted calls and the reason of a failure.
+        workers: names of the workers that live; None when nobody has looked.
     """
     if record.status.finished:
         return Standing("finished", _end(record, inspection))
@@ -46,8 +50,19 @@ def standing(record: InstanceRecord, now: float, inspection: Inspection | None =
     if record.status is Status.PENDING and record.due is not None and record.due > now:
         return Standing("waiting", f"begins in {duration(record.due - now)}, at {moment(record.due)}")
     if record.due is not None and record.due <= now:
-        return Standing("ready", "waits for its app to run")
+        return Standing("ready", _taken_up(record.app_id, workers))
     return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
+
+
+def _taken_up(app_id: str, workers: Collection[str] | None) -> str:
+    if workers is None:
+        return "waits for its app to run"
+    if not workers:
+        return "waits for its app to run: no worker runs"
+    # A worker is named after its app, its host and its process.
+    if app_id not in {worker.rpartition("@")[0] for worker in workers}:
+        return f"waits for its app to run: no worker of app {app_id} runs"
+    return f"waits until a worker of its app, {app_id}, takes it up"
 
 
 def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) -> Standing:

@@ -360,6 +360,10 @@ class HistoryStore(Protocol):
         """
         ...
 
+    async def workers(self) -> list[str]:
+        """Return the names of the workers whose leases have not been ended; those of the dead end with :meth:`reap`."""
+        ...
+
     async def start(self, new: NewInstance) -> Started:
         """Accept an instance, or find the one that has its id already.
 

@@ -185,6 +185,12 @@ class MemoryHistoryStore:
         dead, self._dead = self._dead, {}
         return sum(self._free_all(lease, recovered=True) for lease in dead.values())
 
+    @_answered
+    def workers(self) -> list[str]:
+        """Return the names of the workers that have a lease."""
+        leases = sorted([*self._live.values(), *self._dead.values()], key=lambda lease: lease.token)
+        return [lease.worker for lease in leases]
+
     def _free_all(self, lease: Lease, *, recovered: bool) -> int:
         keys = sorted(self._owned.pop(lease.token, ()))
         for key in keys:

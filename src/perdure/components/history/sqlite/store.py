@@ -278,6 +278,11 @@ class SQLiteHistoryStore:
             # else can renew his meanwhile: that silence is not counted.
             self._leases.watch_anew()
 
+    async def workers(self) -> list[str]:
+        """Return the names of the workers that have a lease."""
+        statement = "SELECT name FROM worker ORDER BY token"
+        return await self._read(lambda connection: [row[0] for row in connection.execute(statement)])
+
     # -- instances
 
     async def start(self, new: NewInstance) -> Started:

@@ -31,6 +31,16 @@ class Leases(kit.Suite):
         assert second.token > first.token
 
     @kit.on_open_store
+    async def test_workers_are_named_until_they_leave(self, store: HistoryStore) -> None:
+        """In the order in which they came."""
+        first, second = await store.join("first"), await store.join("second")
+        assert await store.workers() == ["first", "second"]
+        await store.leave(first)
+        assert await store.workers() == ["second"]
+        await store.leave(second)
+        assert await store.workers() == []
+
+    @kit.on_open_store
     async def test_leaving_sets_instances_free_at_once(self, store: HistoryStore) -> None:
         """It is no recovery: nobody died."""
         lease = await store.join("leaving")
