@@ -168,6 +168,8 @@ def test_a_start_can_be_put_off(store: Path, perdure: Command, tmp_path: Path):
     moment = dt.datetime(2199, 7, 1, 12, tzinfo=dt.UTC)
     fixed = perdure("runs", "start", "app.py", "parcel", "--at", "2199-07-01T12:00:00Z", "--json").data
     assert (fixed["status"], fixed["begins_at"], fixed["created"]) == ("PENDING", moment.timestamp(), True)
+    named = perdure("runs", "start", "app.py", "parcel", "--app-id", "mill", "--store", "other place.db")
+    assert "Executed by: perdure work app.py --app-id mill --store 'other place.db'" in named.err
     past = perdure("runs", "start", "app.py", "parcel", "--at", "2001-01-01", "--json").data
     assert past["status"] == "RUNNING"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,9 +16,9 @@ from perdure.base.errors import UsageError
 from perdure.base.ids import agent_workflow_name
 from perdure.cli import terminal
 from perdure.cli.apps import load_registry, workflow_names
-from perdure.cli.formats import cleaned, duration, moment
+from perdure.cli.formats import cleaned, command, duration, moment
 from perdure.cli.given import Attribute, attributes, json_value
-from perdure.cli.options import AppIdOption, AttributeOption, JsonOption, StoreOption, run_async
+from perdure.cli.options import AppIdOption, AttributeOption, JsonOption, StoreOption, named_store, run_async
 from perdure.cli.times import iso_time, span
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.ports.history_store import InstanceRecord
@@ -86,7 +85,9 @@ def start(
         terminal.write_json({**facts, "status": record.status, "created": created, "begins_at": begins}, results)
         return
     results.write(cleaned(record.instance_id) + "\n")
-    _report(record, created=created, app=app, start_at=order.start_at)
+    located = () if app_id is None else ("--app-id", app_id)
+    worker = command("work", app, *located, store=named_store(store))
+    _report(record, created=created, worker=worker, start_at=order.start_at)
 
 
 def _begin(at: str | None, wait: str | None) -> dt.datetime | None:
@@ -135,7 +136,7 @@ async def _started(
         return record, known is None or known.key != record.key
 
 
-def _report(record: InstanceRecord, *, created: bool, app: str, start_at: dt.datetime | None) -> None:
+def _report(record: InstanceRecord, *, created: bool, worker: str, start_at: dt.datetime | None) -> None:
     if not created:
         terminal.note(cleaned(f"the run exists already; it is {record.status.lower()}, and nothing was started"))
         return
@@ -144,4 +145,4 @@ def _report(record: InstanceRecord, *, created: bool, app: str, start_at: dt.dat
     if start_at is not None and start_at.timestamp() > now:
         when = f"; it begins in {duration(start_at.timestamp() - now)}, at {moment(start_at.timestamp())}"
     terminal.note(cleaned(f"run {record.instance_id} of app {record.app_id} is accepted{when}"))
-    terminal.note(f"Executed by: perdure work {shlex.quote(app)}")
+    terminal.note(f"Executed by: {cleaned(worker)}")
