@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +66,7 @@ def check(
 
 
 @contextlib.contextmanager
-def _unchanged(path: Path) -> Iterator[Path]:
+def _unchanged(path: Path) -> Generator[Path]:
     """Yield where a store can be opened without a change: a copy where opening it would migrate it."""
     if not would_migrate(path):
         yield path
