@@ -35,7 +35,7 @@ def test_a_fork_takes_a_call_to_have_returned_something_else(shop: Path, perdure
     done = perdure("runs", "fork", "first", "--at", "0", "--output", '{"paid": 99}', "--id", "second")
     assert (done.code, done.out) == (0, "second\n")
     assert "run second goes on from call #0 of run first" in done.err
-    assert "It goes on when its app (shop) runs: perdure work APP" in done.err
+    assert "It goes on when its app (shop) runs: perdure work APP --app-id shop" in done.err
     assert "perdure runs show second" in done.err
     taken_up(shop, "second")
     assert step(perdure, "second", 0)["output"] == {"paid": 99}

@@ -36,7 +36,7 @@ def test_a_run_is_suspended_and_resumed_when_its_app_runs(shop: Path, perdure: C
     done = perdure("runs", "suspend", "first", "--reason", "the bank is closed")
     assert done.code == 0
     assert "run first will be suspended" in done.err
-    assert "takes effect when its app (shop) runs: perdure work APP" in done.err
+    assert "takes effect when its app (shop) runs: perdure work APP --app-id shop" in done.err
     worked(shop, "first")
     assert reason(perdure, "first") == "suspended: the bank is closed"
     assert "suspended already" in perdure("runs", "suspend", "first").err

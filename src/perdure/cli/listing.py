@@ -102,14 +102,14 @@ async def _listed(store: Path | None, query: InstanceQuery, parent: str | None, 
         if before is not None:
             more["before"] = (await run_by_prefix(runtime.store, before)).key
         records = await runtime.store.instances(msgspec.structs.replace(query, **more))
-        workers = await runtime.store.workers()
-        return [(record, await reason_of(runtime.store, record, workers)) for record in records]
+        apps = await runtime.store.working_apps()
+        return [(record, await reason_of(runtime.store, record, apps)) for record in records]
 
 
-async def reason_of(store: HistoryStore, record: InstanceRecord, workers: Collection[str]) -> Standing:
+async def reason_of(store: HistoryStore, record: InstanceRecord, apps: Collection[str]) -> Standing:
     """Return how a run stands; its history is read only where the reason is in there."""
     now = time.time()
-    stands = standing(record, now, None, workers)
+    stands = standing(record, now, None, apps)
     # Only these need the history: the name of the call, or why it ended.
     if stands.state == "asks" or record.status in {Status.FAILED, Status.TERMINATED}:
         # One that somebody purges at this moment is still listed, without the reason.

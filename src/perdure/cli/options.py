@@ -41,7 +41,8 @@ AppIdOption = Annotated[
     str | None,
     typer.Option(
         metavar="APP_ID",
-        help="The app that runs belong to. Default: $PERDURE_APP_ID, else $APP_ID, else default.",
+        help="The app that runs belong to; an app goes on with its own only. "
+        "Default: $PERDURE_APP_ID, else $APP_ID, else default.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ from perdure.base.errors import UsageError
 from perdure.cli import terminal
 from perdure.cli.apps import load_agent
 from perdure.cli.asking import Asking, Order
-from perdure.cli.options import JsonOption, StoreOption, leave_if_busy, run_async
+from perdure.cli.options import AppIdOption, JsonOption, StoreOption, leave_if_busy, run_async
 from perdure.llm.resolve import resolve_model
 
 
@@ -29,6 +29,7 @@ def run(
     instance_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The run's id; the same id attaches to the same run.")
     ] = None,
+    app_id: AppIdOption = None,
     new: Annotated[
         bool, typer.Option("--new", help="Begin a new run even if one with this question is unfinished.")
     ] = False,
@@ -48,6 +49,7 @@ def run(
         app=app,
         question=question,
         store=store,
+        app_id=app_id,
         model=model,
         instance_id=instance_id,
         new=new,

@@ -87,9 +87,9 @@ async def _seen(store: Path | None, run: str) -> Sight:
         inspection = await Inspector(runtime.store, record.instance_id).look()
         named = {step.entry.instance for step in inspection.steps if step.entry.instance is not None}
         records = await runtime.store.find_all(named)
-        workers = await runtime.store.workers()
-        children = {name: (child, await reason_of(runtime.store, child, workers)) for name, child in records.items()}
-        stands = standing(inspection.record, time.time(), inspection, workers)
+        apps = await runtime.store.working_apps()
+        children = {name: (child, await reason_of(runtime.store, child, apps)) for name, child in records.items()}
+        stands = standing(inspection.record, time.time(), inspection, apps)
         return Sight(inspection=inspection, stands=stands, children=children)
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.base.events import Status
-from perdure.cli.formats import duration, moment, shortened
+from perdure.cli.formats import cleaned, command, duration, moment, shortened
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, agent_of
+from perdure.runtime.location import app_id_of
 
 State = Literal["finished", "executing", "ready", "asks", "stalled", "held", "waiting"]
 
@@ -33,7 +34,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
 
 def standing(
-    record: InstanceRecord, now: float, inspection: Inspection | None = None, workers: Collection[str] | None = None
+    record: InstanceRecord, now: float, inspection: Inspection | None = None, apps: Collection[str] | None = None
 ) -> Standing:
     """Return how a run stands.
 
@@ -41,7 +42,7 @@ def standing(
         record: what the store knows of it.
         now: seconds since the epoch.
         inspection: the run itself, which knows the names of interrupted calls and the reason of a failure.
-        workers: names of the workers that live; None when nobody has looked.
+        apps: those that have a worker; None when nobody has looked.
     """
     if record.status.finished:
         return Standing("finished", _end(record, inspection))
@@ -50,17 +51,16 @@ def standing(
     if record.status is Status.PENDING and record.due is not None and record.due > now:
         return Standing("waiting", f"begins in {duration(record.due - now)}, at {moment(record.due)}")
     if record.due is not None and record.due <= now:
-        return Standing("ready", _taken_up(record.app_id, workers))
+        return Standing("ready", _taken_up(record.app_id, apps))
     return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
 
 
-def _taken_up(app_id: str, workers: Collection[str] | None) -> str:
-    if workers is None:
+def _taken_up(app_id: str, apps: Collection[str] | None) -> str:
+    if apps is None:
         return "waits for its app to run"
-    if not workers:
+    if not apps:
         return "waits for its app to run: no worker runs"
-    # A worker is named after its app, its host and its process.
-    if app_id not in {worker.rpartition("@")[0] for worker in workers}:
+    if app_id not in apps:
         return f"waits for its app to run: no worker of app {app_id} runs"
     return f"waits until a worker of its app, {app_id}, takes it up"
 
@@ -77,7 +77,9 @@ def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) ->
 
 def worker_command(record: InstanceRecord) -> str:
     """Return the command that executes a run, as far as the store knows it: the file of its app is not in there."""
-    return "perdure run APP" if agent_of(record.workflow) is not None else "perdure work APP"
+    verb = "work" if agent_of(record.workflow) is None else "run"
+    located = () if record.app_id == app_id_of() else ("--app-id", cleaned(record.app_id))
+    return command(verb, "APP", *located)
 
 
 def owner_name(workflow: str) -> str:

@@ -39,10 +39,10 @@ async def descendants(store: HistoryStore, record: InstanceRecord) -> list[Place
     # An id may be used again, so that a run may seem to descend from itself.
     seen = {record.key}
     waiting = [(record, 0)]
-    workers = await store.workers()
+    apps = await store.working_apps()
     while waiting:
         run, depth = waiting.pop()
-        found.append(Place(record=run, stands=await reason_of(store, run, workers), depth=depth))
+        found.append(Place(record=run, stands=await reason_of(store, run, apps), depth=depth))
         children = [child for child in await children_of(store, run.instance_id) if child.key not in seen]
         seen.update(child.key for child in children)
         waiting.extend((child, depth + 1) for child in children)
