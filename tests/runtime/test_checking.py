@@ -164,7 +164,7 @@ def test_what_has_ended_is_not_checked(tmp_path: Path):
     async def run() -> list[Checked]:
         store = SQLiteHistoryStore(tmp_path / "history.db")
         await opened(store, registry())
-        async with EmbeddedRuntime(store, registry=registry()) as runtime:
+        async with EmbeddedRuntime(store, registry=registry(), app_id="agency") as runtime:
             chosen = await open_instances(store)
             await runtime.raise_event("one", "back")
             await runtime.wait("one", 15)
