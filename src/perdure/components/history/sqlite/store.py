@@ -267,6 +267,11 @@ class SQLiteHistoryStore:
                 self._require_file()
                 self._leases.renew(connection, self._busy_timeout)
 
+    async def working_apps(self) -> set[str]:
+        """Return the apps that have a worker with a lease."""
+        statement = "SELECT DISTINCT app_id FROM worker"
+        return await self._read(lambda connection: {row[0] for row in connection.execute(statement)})
+
     # -- news
 
     def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
