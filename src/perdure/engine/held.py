@@ -169,7 +169,13 @@ class Held:
 
     def new_key(self) -> str | None:
         """Return the key that the store is to keep the instance under from now on, or None for as before."""
-        return None if self.kept_under in self.workflow.keys else self.workflow.keys[0]
+        own = self.workflow.keys[0]
+        return None if self.kept_under == own else own
+
+    @property
+    def is_of_other_code(self) -> bool:
+        """Whether it has gone on with code that this workflow does not follow."""
+        return self.kept_under not in self.workflow.keys and self.next_seq > 1
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""
