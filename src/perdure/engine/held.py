@@ -55,6 +55,7 @@ class Held:
         instance_id: its id.
         workflow: its function.
         kept_under: the key of the workflow that the store keeps it under.
+        new_key: the key that the store is to keep it under from the next episode on, or None for as before.
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
         generation: counts the generations that it has seen here.
@@ -78,6 +79,7 @@ class Held:
         "kept_under",
         "key",
         "last_signal",
+        "new_key",
         "next_seq",
         "running",
         "timer",
@@ -89,7 +91,7 @@ class Held:
         self.key = key
         self.instance_id = instance_id
         self.workflow = workflow
-        self.kept_under = kept_under
+        self.keep_under(kept_under)
         self.execution: Execution | None = None
         self.next_seq = next_seq
         self.generation = 0
@@ -138,6 +140,12 @@ class Held:
             self._blobs, self._conversations, self._links = {}, {}, []
         return taken
 
+    def keep_under(self, key: str) -> None:
+        """Take note of what the store keeps the instance under, and whether that has to change."""
+        self.kept_under = key
+        own = self.workflow.keys[0]
+        self.new_key = None if key == own else own
+
     def put_back(self, turnout: Turnout, taken: int) -> Turnout:
         """Keep for the next generation what came after the end of this one; return the turnout without it.
 
@@ -167,11 +175,6 @@ class Held:
         self._events = [event for event, _ in outside]
         self._positions = [position for _, position in outside]
 
-    def new_key(self) -> str | None:
-        """Return the key that the store is to keep the instance under from now on, or None for as before."""
-        own = self.workflow.keys[0]
-        return None if self.kept_under == own else own
-
     @property
     def is_of_other_code(self) -> bool:
         """Whether it has gone on with code that this workflow does not follow."""
@@ -179,7 +182,7 @@ class Held:
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""
-        return any(execution.is_pending(task_id) for task_id in self.running)
+        return bool(self.running) and any(execution.is_pending(task_id) for task_id in self.running)
 
     def cancel(self, task_ids: Iterable[int]) -> None:
         """Stop activities that run here and whose outcome no longer matters."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.base.codec import Resolved
 from perdure.base.events import (
     AnyEvent,
     Called,
@@ -24,8 +25,6 @@ from perdure.engine.engine_events import ANSWERED, ASKED, NOT_STARTED, STARTED
 from perdure.engine.tasks import Task
 
 Convert = Callable[[Any], Any]
-
-_NONE: frozenset[int] = frozenset()
 
 
 class Call:
@@ -108,7 +107,7 @@ class OpenWork:
         self._waiters: dict[str, deque[Task[Any]]] = {}
         self._unread: dict[str, deque[Unread]] = {}
         self._events_seen = 0
-        self._held_back: deque[AnyEvent] = deque()
+        self._held_back: deque[tuple[AnyEvent, Resolved]] = deque()
 
     def pending_activities(self) -> list[TaskScheduled]:
         """Return the attempts of activities that have neither completed nor failed."""
@@ -123,13 +122,15 @@ class OpenWork:
     @property
     def only_asks(self) -> bool:
         """Whether every open attempt of an activity, if there is one, waits for a human's answer."""
-        return len(self._calls) == len(self.asked) + len(self._settled_unseen())
+        open_calls = len(self._calls)
+        if self._held_back:
+            open_calls -= len(self._settled_unseen())
+        return open_calls == len(self.asked)
 
     def _settled_unseen(self) -> frozenset[int]:
         """Return the attempts whose outcome is recorded, and kept from the code while the instance is suspended."""
-        if not self._held_back:
-            return _NONE
-        return frozenset(event.task_id for event in self._held_back if isinstance(event, TaskCompleted | TaskFailed))
+        events = (event for event, _ in self._held_back)
+        return frozenset(event.task_id for event in events if isinstance(event, TaskCompleted | TaskFailed))
 
     def input_of(self, scheduled: Called) -> msgspec.Raw:
         """Return the input of an attempt; a retry's is that of the first attempt."""
@@ -174,7 +175,7 @@ class OpenWork:
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
         unread = sorted((one for queue in self._unread.values() for one in queue), key=lambda one: one.number)
-        held_back = (event for event in self._held_back if isinstance(event, EventRaised))
+        held_back = (event for event, _ in self._held_back if isinstance(event, EventRaised))
         return (*(one.event for one in unread), *held_back)
 
     def _open_timers(self) -> list[tuple[int, float]]:

@@ -22,7 +22,6 @@ from perdure.base.events import (
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
     SubOrchestrationInstanceFailed,
-    TaskScheduled,
     encode_event,
     encode_events,
 )
@@ -60,13 +59,18 @@ def changes_of(
         around: what children start with.
         workflow: the key that the instance is kept under from now on, or None for as before.
     """
+    for event in decisions.events:
+        if type(event) in _HANDLERS:
+            break
+    else:
+        if not (execution.continued or workflow or decisions.custom_status or decisions.attributes):
+            return None
     writer = _Writer(execution, decisions, around)
     for event in decisions.events:
-        if type(event) is not TaskScheduled:
-            handler = _HANDLERS.get(type(event))
-            if handler is not None:
-                handler(writer, event)
-    if not (writer.touched or workflow or decisions.custom_status is not None or decisions.attributes):
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(writer, event)
+    if not (writer.touched or workflow or decisions.custom_status or decisions.attributes):
         return None
     return Changes(
         starts=tuple(writer.starts),

@@ -105,6 +105,7 @@ class Decisions(msgspec.Struct, gc=False):
         taken: how many of the new events were looked at: the others came after the end of the function.
         custom_status: what the code set in this episode, as JSON; None when it set nothing else than before.
         attributes: those that the code set in this episode.
+        cancelled: attempts of activities that no longer matter.
     """
 
     events: list[AnyEvent]
@@ -115,6 +116,7 @@ class Decisions(msgspec.Struct, gc=False):
     taken: int = 0
     custom_status: str | None = None
     attributes: dict[str, Attribute] | None = None
+    cancelled: Sequence[int] = ()
 
     @property
     def empty(self) -> bool:
@@ -132,25 +134,22 @@ class Execution(Requests):
     Attributes:
         completed: the end of the instance, once decided.
         continued: the end of this generation of the instance, once decided.
+        ended: whether the function has ended, for good or to continue as new.
         parent: who called the instance, and is told of its end.
     """
 
-    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "parent", "workflow")
+    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "ended", "parent", "workflow")
 
     def __init__(self, workflow: Workflow, instance_id: str) -> None:
         super().__init__(instance_id)
         self.workflow = workflow
         self.completed: ExecutionCompleted | None = None
         self.continued: ContinueAsNew | None = None
+        self.ended = False
         self.parent: Parent | None = None
         self._steps: Steps | None = None
         self._resolved = NOTHING
         self._status_known: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the function has ended, for good or to continue as new."""
-        return self.completed is not None or self.continued is not None
 
     # -- what the worker feeds in
 
@@ -188,6 +187,7 @@ class Execution(Requests):
                 self.attributes = {}
             self.replaying = False
             self._resolved = NOTHING
+            self._cancelled = []
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -207,17 +207,19 @@ class Execution(Requests):
             events.append(event)
             self._apply(event)
             self._collect(events, actions)
-        decisions = Decisions(events, actions, self._blobs, self._links, self._beside(), taken)
+        beside = NOTHING
+        if self._blobs or self._conversations:
+            beside = Resolved(self._blobs, self._conversations)
+        decisions = Decisions(events, actions, self._blobs, self._links, beside, taken)
         if self.custom_status != self._status_known:
             decisions.custom_status = self._status_known = self.custom_status
         if self.attributes:
             decisions.attributes, self.attributes = self.attributes, {}
+        if self._cancelled:
+            decisions.cancelled, self._cancelled = self._cancelled, []
         self._forget_beside()
         self._resolved = NOTHING
         return decisions
-
-    def _beside(self) -> Resolved:
-        return Resolved(self._blobs, self._conversations) if self._blobs or self._conversations else NOTHING
 
     def close(self) -> None:
         """Put the function away: unwind it without letting it decide anything more."""
@@ -278,7 +280,7 @@ class Execution(Requests):
                 elif timer_id in self._backoffs:
                     self._backoffs[timer_id] = (fire_at, self._backoffs[timer_id][1])
             case ExecutionCompleted():
-                self.completed = recorded
+                self.completed, self.ended = recorded, True
             case _:
                 pass
         self._forget_beside()
@@ -287,7 +289,7 @@ class Execution(Requests):
 
     def _apply(self, event: AnyEvent) -> None:
         if self.suspended is not None and not self._concerns_suspended(event):
-            self._held_back.append(event)
+            self._held_back.append((event, self._resolved))
             return
         _HANDLERS[type(event)](self, event)
         if self._waiting_on is not None and self._waiting_on.done:
@@ -303,13 +305,18 @@ class Execution(Requests):
 
     def _resume(self, _: ExecutionResumed) -> None:
         self.suspended = None
+        resolved = self._resolved
         while self._held_back and not self.ended:
-            event = self._held_back.popleft()
+            event, self._resolved = self._held_back.popleft()
             if self._expects(event):
                 self._apply(event)
+        self._resolved = resolved
 
     def _started(self, event: ExecutionStarted) -> None:
-        self.parent, self.generation = event.parent, event.generation
+        self.parent = event.parent
+        if event.generation:
+            self.generation = event.generation
+            self._key_prefix = f"{self.instance_id}/{event.generation}/"
         try:
             self._steps = self.workflow.begin(self, self._decode(event.input))
         except KeyboardInterrupt:
@@ -444,6 +451,7 @@ class Execution(Requests):
     def _finish(self, end: ExecutionCompleted | ContinueAsNew) -> None:
         self._steps = None
         self._waiting_on = None
+        self.ended = True
         if isinstance(end, ContinueAsNew):
             self.continued = end
         else:

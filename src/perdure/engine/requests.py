@@ -15,6 +15,7 @@ from perdure.base.codec import ConversationKey, Encoded, Link, Reference, encode
 from perdure.base.errors import TaskCancelledError, UsageError
 from perdure.base.events import (
     Action,
+    Called,
     EventRaised,
     EventSent,
     RetryPolicy,
@@ -47,8 +48,10 @@ class Requests(OpenWork):
 
     __slots__ = (
         "_blobs",
+        "_cancelled",
         "_conversations",
         "_identifiers",
+        "_key_prefix",
         "_links",
         "_next_id",
         "_next_input",
@@ -75,10 +78,12 @@ class Requests(OpenWork):
         self.attributes: dict[str, Attribute] = {}
         self._next_id = 0
         self._identifiers = 0
+        self._key_prefix = f"{instance_id}/"
         self._random: random.Random | None = None
         self._next_input: tuple[Encoded, bool] | None = None
         self._requested: deque[Action] = deque()
         self._notes: list[EventRaised] = []
+        self._cancelled: list[int] = []
         self._patches: dict[str, bool] = {}
         self._recorded_patches: frozenset[str] = frozenset()
         self._blobs: dict[str, bytes] = {}
@@ -172,6 +177,11 @@ class Requests(OpenWork):
             self._children[number] = call
         return created.instance_id, call.task
 
+    def key_of(self, call: Called) -> str:
+        """Return the idempotency key of a call: no other call of any instance or generation has it."""
+        first = call.id if call.retry_of is None else call.retry_of
+        return f"{self._key_prefix}{first}"
+
     def child_id(self, number: int) -> str:
         """Return the id of the child workflow that a decision calls, unless the code chose one."""
         generation = f":{self.generation}" if self.generation else ""
@@ -257,6 +267,7 @@ class Requests(OpenWork):
                     if call.backoff is None:
                         self._request_sending(call.current.instance_id, TERMINATE, encode(None).raw)
                 else:
+                    self._cancelled.append(call.current.id)
                     self._note(CANCELLED, call.first.id)
             case int() as timer:
                 self._timers.pop(timer, None)

@@ -326,7 +326,9 @@ class HistoryStore(Protocol):
     """Keeps instances and their histories.
 
     All coroutines raise a :class:`~perdure.base.errors.StoreError` subclass when the store cannot do what is asked;
-    then nothing was changed.
+    then nothing was changed. Only when the disk failed in the midst of a commit (StoreUnavailableError, StoreFullError)
+    may the change come to light later: a start that is asked for again then finds its instance, and an episode that is
+    appended again is accepted as already there.
     """
 
     @property
@@ -359,8 +361,8 @@ class HistoryStore(Protocol):
     async def reap(self) -> int:
         """End the leases of dead workers as :meth:`leave` does, and return how many instances that set free.
 
-        A worker is dead when its process is gone, or when it has not renewed its lease in time. Each instance that
-        it owned counts one recovery more.
+        A worker is dead when its process is gone, or when it has not renewed its lease in time. Wall clocks have no say
+        in that: they jump. Each instance that it owned counts one recovery more.
         """
         ...
 

@@ -270,9 +270,10 @@ class EmbeddedRuntime:
             await self._accept(new, encoded, "replace")
         elif not started.created:
             require_reusable(new, started, reuse)
-        elif new.lease is None:
+        elif self._worker is None or new.lease is None or self._worker.lease != new.lease:
+            # Also when the lease was lost before the answer came: then the instance is whoever's claims it.
             self.look_for_work()
-        elif self._worker is not None:
+        else:
             held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1, new.workflow)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
 

@@ -191,7 +191,7 @@ class MemoryHistoryStore:
         for key in keys:
             instance = self._instances[key - 1]
             instance.recoveries += int(recovered)
-            instance.owner = None
+            instance.owner, instance.due = None, 0.0
             self._queue(instance)
         self._version += 1
         return len(keys)

@@ -46,6 +46,7 @@ FROM (
 ) AS parked
 WHERE instance.key = parked.key
 """
+
 Outcome = Any
 Deliver = Callable[[Outcome | Exception], None]
 
@@ -83,7 +84,7 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     the whole transaction back.
 
     Raises:
-        sqlite3.Error: nothing was committed.
+        sqlite3.Error: nothing was committed; when the disk failed in the last flush, that shows only later.
     """
     outcomes: dict[int, Outcome] = {}
     blobs = _compressed(group)
