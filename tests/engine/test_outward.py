@@ -19,7 +19,7 @@ from perdure.engine.outward import changes_of
 from perdure.ports.history_store import Changes, Lease
 from perdure.workflows.registry import Registry
 
-LEASE = Lease(1, "one")
+LEASE = Lease(1, "one", "here")
 
 
 class Around:

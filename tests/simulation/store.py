@@ -213,6 +213,9 @@ class Connection:
 
         return post
 
+    def listen(self, on_news: Callable[[Any], None]) -> None:
+        """Tell nothing: whoever waits looks from time to time."""
+
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Send an episode; ``done`` is called when the answer arrives."""
         self.send("append", (lease, episode), {}, lambda result, error: done(result if error is None else error))

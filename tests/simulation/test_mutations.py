@@ -162,7 +162,8 @@ def test_activities_that_begin_before_they_are_recorded_are_noticed(monkeypatch:
 
 
 def test_interrupted_activities_that_nobody_begins_again_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-t    assert_noticed("it does not move")
+    monkeypatch.setattr(Worker, "_start_interrupted", lambda *_: None)
+    assert_noticed("it does not move")
 
 
 def test_interrupted_activities_that_are_not_told_so_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

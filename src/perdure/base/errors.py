@@ -104,13 +104,13 @@ class InstanceNotFoundError(InstanceError):
 
 
 class InstanceExistsError(InstanceError):
-    """The instance id is already used by another workflow or with another input."""
+    """The instance id is already used by another app or workflow, or with another input."""
 
     def __init__(self, instance_id: str, detail: str) -> None:
         super().__init__(
             instance_id,
-            f"instance id {instance_id!r} is taken: {detail}. Choose another id, or start it with the same workflow "
-            "and input to attach to the run that exists.",
+            f"instance id {instance_id!r} is taken: {detail}. Choose another id, or start it with the same app, "
+            "workflow and input to attach to the run that exists.",
         )
 
 

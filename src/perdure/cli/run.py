@@ -31,6 +31,15 @@ def run(
     instance_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The run's id; the same id attaches to the same run.")
     ] = None,
+    app_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APP_ID",
+            help="The app that runs belong to; an app goes on with its own only. "
+            "Default: $PERDURE_APP_ID, else $APP_ID, else default.",
+            show_default=False,
+        ),
+    ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Begin a new run even if one with this question is unfinished.")
     ] = False,
@@ -50,6 +59,7 @@ def run(
         app=app,
         question=question,
         store=store,
+        app_id=app_id,
         model=model,
         instance_id=instance_id,
         new=new,

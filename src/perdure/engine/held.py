@@ -213,7 +213,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         threads: plain functions that may run at the same time.
         warm: waiting instances kept in memory, so that waking them needs no replay.
         max_running: instances in hand at the same time; further ones wait in the store.
-        poll: seconds between two looks for what other processes did.
+        poll: seconds between two looks for what other processes did; None for 1 where the store tells of that by
+            itself, so that a look finds only what a lost hint was about, and 0.1 where it does not.
         reap: seconds between two looks for dead workers.
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
@@ -226,7 +227,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 32
     warm: int = 1000
     max_running: int = 10_000
-    poll: float = 0.1
+    poll: float | None = None
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000

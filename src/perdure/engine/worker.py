@@ -64,7 +64,7 @@ class Worker:
         app_id: the app whose instances it executes.
         workflows: what it can execute, by the key of its instances; may grow.
         finished: told of every instance that ends here.
-        parked: told when a waiting instance was given back, with the time at which it becomes due.
+        parked: told when an instance was given back, with its id and the time at which it becomes due.
         lease_lost: told when the store refuses this worker's commits.
         news: told when an episode started or signalled other instances.
 
@@ -83,7 +83,7 @@ class Worker:
         app_id: str,
         workflows: Mapping[str, Workflow],
         finished: Finished,
-        parked: Callable[[float | None], None],
+        parked: Callable[[str, float | None], None],
         lease_lost: Callable[[], None],
         news: Callable[[], None],
     ) -> None:
@@ -229,6 +229,8 @@ class Worker:
         while lease is not None and self.lease is lease:
             try:
                 await self._store.release(lease, held.key, due=due, waits=waits, stalled=stalled)
+                # What is in its inbox may have made it due at once.
+                self._parked(held.instance_id, None if stalled else 0.0)
                 break
             except StaleLeaseError:
                 self._lease_lost()
@@ -416,7 +418,7 @@ class Worker:
             self._warm[held.key] = held
         while len(self._warm) > (0 if self._options.put_away else self._options.warm):
             self._warm.popitem(last=False)[1].abandon()
-        self._parked(0.0 if signalled else park.due)
+        self._parked(held.instance_id, 0.0 if signalled else park.due)
 
     async def _reload(self, held: Held) -> None:
         """Bring back a function that was put away while its activities ran."""

@@ -4,6 +4,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 * An instance is *owned* by one worker or by nobody. Only a worker's :meth:`HistoryStore.claim` and a start that names
   a lease give it an owner; parking it (``Episode.park``), its worker leaving and its worker's death take it away.
+* An instance belongs to an *app* for ever. A worker works for one app, and is given instances of that app only.
 * ``due`` says when an instance without owner wants attention: a time, or None for not before a signal arrives.
   A signal makes the instance due at once; but one that is PENDING only if it is its end (ExecutionTerminated): the
   others wait for it in its inbox.
@@ -15,6 +16,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -28,16 +30,28 @@ NO_BLOBS: Mapping[str, bytes] = {}
 NO_ATTRIBUTES: Mapping[str, str | int | float | bool] = {}
 
 
+class News(enum.Flag):
+    """What others did to a store, as far as it concerns a listener."""
+
+    WORK = enum.auto()
+    """Something may be due, or in an inbox, that a worker of the listener does not know of."""
+
+    ENDS = enum.auto()
+    """An instance that the listener watches has ended."""
+
+
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """A worker's right to execute instances.
 
     Attributes:
         token: the fencing token; every later lease has a higher one.
         worker: name of the worker, for people.
+        app_id: the app that it works for.
     """
 
     token: int
     worker: str
+    app_id: str
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -55,8 +69,8 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             the time of the first history row: the workflow's clock does not begin before it does.
         parent: id of the instance that called it, or None.
         attributes: its custom attributes.
-        replaces: an instance that has ended and has the same id makes way: it is purged, and with it the child
-            workflows below it that have ended.
+        replaces: an instance of the app that has ended and has the same id makes way: it is purged, and with it the
+            child workflows below it that have ended.
     """
 
     instance_id: str
@@ -83,6 +97,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         key: the store's own number of the instance.
         created: False when the id existed before; then nothing was changed.
+        app_id: the app of the instance that has the id now.
         workflow: what the instance that has the id now is kept under.
         events: its first history row, encoded.
         status: where it stands.
@@ -90,6 +105,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     key: int
     created: bool
+    app_id: str
     workflow: str
     events: str
     status: Status = Status.RUNNING
@@ -350,8 +366,8 @@ class HistoryStore(Protocol):
         """Finish what was submitted, then release everything. Idempotent."""
         ...
 
-    async def join(self, worker: str) -> Lease:
-        """Register a worker; the store keeps the lease alive until :meth:`leave` or the process's death."""
+    async def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app; the store keeps the lease alive until :meth:`leave` or the process's death."""
         ...
 
     async def leave(self, lease: Lease) -> None:
@@ -403,17 +419,24 @@ class HistoryStore(Protocol):
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
-        One that was PENDING is RUNNING from then on.
-        Only instances of the named workflows are claimed.
+        Only instances of the lease's app and of the named workflows are claimed. One that was PENDING is RUNNING from
+        then on.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid.
         """
         ...
 
     async def inbox(self, lease: Lease) -> list[Signal]:
-        """Return the signals, oldest first, in the inboxes of the instances that the lease owns."""
+        """Return the signals, oldest first, in the inboxes of the instances that the lease owns.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid.
+        """
         ...
 
-    async def next_due(self, workflows: Collection[str]) -> float | None:
-        """Return the earliest ``due`` of an instance without owner, or None."""
+    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+        """Return the earliest ``due`` of what :meth:`claim` would give the lease sooner or later, or None."""
         ...
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
@@ -481,6 +504,22 @@ class HistoryStore(Protocol):
 
         Others stay as they are, and so does content that another instance refers to.
         """
+        ...
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what others do to the store, in the event loop and soon after it is durable.
+
+        News are hints. Some are about nothing, and one may be lost: who listens looks by himself now and then. What a
+        listener's own worker is going to find anyway need not be told. Who wants news of work listens before
+        :meth:`join`.
+
+        Returns:
+            what ends the listening; None when this store cannot tell, here or at all.
+        """
+        ...
+
+    async def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return what :meth:`find_all` does; from then on listeners are told when one that still runs has ended."""
         ...
 
     async def version(self) -> int:

@@ -28,6 +28,7 @@ from perdure.ports.history_store import (
     InstanceRecord,
     Lease,
     NewInstance,
+    News,
     Park,
     Restored,
     Signal,
@@ -65,7 +66,7 @@ class _Instance:
 
 
 class _DueQueue:
-    """Instances of one workflow without owner, the longest due first.
+    """Instances of one app and workflow without owner, the longest due first.
 
     An entry is good while its instance has no owner and is due when the entry says; others are dropped when seen.
     """
@@ -133,9 +134,12 @@ class MemoryHistoryStore:
         self._by_id: dict[str, _Instance] = {}
         self._children: dict[str, list[_Instance]] = {}
         self._signalled: set[int] = set()
-        self._due: dict[str, _DueQueue] = {}
+        self._due: dict[tuple[str, str], _DueQueue] = {}
         self._blobs: dict[str, bytes] = {}
         self._links: dict[ConversationKey, Link] = {}
+        self._listeners: list[Callable[[News], None]] = []
+        self._news = News(0)
+        self._watched: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -144,6 +148,9 @@ class MemoryHistoryStore:
 
     async def open(self) -> None:
         """Make the store usable for one more user."""
+        if self._users == 0:
+            # What an earlier event loop did not come to tell concerns nobody any more.
+            self._news = News(0)
         self._users += 1
 
     async def close(self) -> None:
@@ -161,11 +168,11 @@ class MemoryHistoryStore:
     # -- leases
 
     @_answered
-    def join(self, worker: str) -> Lease:
-        """Register a worker."""
+    def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app."""
         self._last_token += 1
         self._version += 1
-        lease = self._live[self._last_token] = Lease(self._last_token, worker)
+        lease = self._live[self._last_token] = Lease(self._last_token, worker, app_id)
         self._owned[lease.token] = set()
         return lease
 
@@ -194,6 +201,8 @@ class MemoryHistoryStore:
             instance.owner, instance.due = None, 0.0
             self._queue(instance)
         self._version += 1
+        if keys:
+            self._tell(News.WORK)
         return len(keys)
 
     def _require_live(self, lease: Lease) -> None:
@@ -221,7 +230,15 @@ class MemoryHistoryStore:
         self._queue(instance)
 
     def _queue(self, instance: _Instance) -> None:
-        self._due.setdefault(instance.workflow, _DueQueue(self._instances)).push(instance)
+        place = instance.app_id, instance.workflow
+        queue = self._due.get(place)
+        if queue is None:
+            queue = self._due[place] = _DueQueue(self._instances)
+        queue.push(instance)
+
+    def _queues(self, lease: Lease, workflows: Collection[str]) -> list[_DueQueue]:
+        places = ((lease.app_id, name) for name in workflows)
+        return [self._due[place] for place in places if place in self._due]
 
     def _keep(self, blobs: Mapping[str, bytes]) -> None:
         for address, content in blobs.items():
@@ -236,7 +253,7 @@ class MemoryHistoryStore:
 
     def _accept(self, new: NewInstance) -> Started:
         found = self._by_id.get(new.instance_id)
-        if found is not None and new.replaces and found.status.finished:
+        if found is not None and new.replaces and found.status.finished and found.app_id == new.app_id:
             self._forget_family(found)
             found = None
         created = found is None
@@ -249,9 +266,16 @@ class MemoryHistoryStore:
                 self._children.setdefault(new.parent, []).append(found)
             if new.lease is not None:
                 self._own(found, new.lease)
+            else:
+                self._tell(News.WORK)
             self._queue(found)
         return Started(
-            key=found.key, created=created, workflow=found.workflow, events=found.rows[0][1], status=found.status
+            key=found.key,
+            created=created,
+            app_id=found.app_id,
+            workflow=found.workflow,
+            events=found.rows[0][1],
+            status=found.status,
         )
 
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
@@ -290,6 +314,7 @@ class MemoryHistoryStore:
         if park.status.finished:
             instance.finished_at = at
             instance.inbox.clear()
+            self._end_watch(instance)
         due = None if park.status.finished else park.due
         self._disown(instance, 0.0 if instance.inbox else due)
 
@@ -343,12 +368,13 @@ class MemoryHistoryStore:
         if instance.owner is None and not asleep and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
+        self._tell(News.WORK)
 
     @_answered
     def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances that nobody owns."""
         self._require_live(lease)
-        queues = [self._due[name] for name in workflows if name in self._due]
+        queues = self._queues(lease, workflows)
         heads = [(*first, queue) for queue in queues if (first := queue.first()) is not None]
         heapq.heapify(heads)
         taken: list[_Instance] = []
@@ -380,15 +406,16 @@ class MemoryHistoryStore:
     @_answered
     def inbox(self, lease: Lease) -> list[Signal]:
         """Return the signals of the lease's instances."""
-        keys = self._owned.get(lease.token, set()) & self._signalled
+        self._require_live(lease)
+        keys = self._owned[lease.token] & self._signalled
         return sorted(
             (signal for key in keys for signal in self._instances[key - 1].signals()), key=attrgetter("position")
         )
 
     @_answered
-    def next_due(self, workflows: Collection[str]) -> float | None:
+    def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
         """Return the earliest time at which an instance without owner wants attention."""
-        heads = (self._due[name].first() for name in workflows if name in self._due)
+        heads = (queue.first() for queue in self._queues(lease, workflows))
         return min((head[0] for head in heads if head is not None), default=None)
 
     @_answered
@@ -523,6 +550,37 @@ class MemoryHistoryStore:
         one.rows, one.due = {}, None
         if one.parent is not None:
             self._children[one.parent].remove(one)
+
+    # -- news
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what any user of this store does, this one included."""
+        self._require_open()
+        self._listeners.append(on_news)
+        return functools.partial(self._listeners.remove, on_news)
+
+    @_answered
+    def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, and tell of the end of those that run."""
+        found = {record.instance_id: record for record in self._records(instance_ids)}
+        self._watched.update(record.key for record in found.values() if not record.status.finished)
+        return found
+
+    def _end_watch(self, instance: _Instance) -> None:
+        if instance.key in self._watched:
+            self._watched.remove(instance.key)
+            self._tell(News.ENDS)
+
+    def _tell(self, news: News) -> None:
+        if not self._news:
+            # At the end of a turn of the loop, once for all that happened in it.
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._news |= news
+
+    def _tell_all(self) -> None:
+        news, self._news = self._news, News(0)
+        for on_news in list(self._listeners):
+            on_news(news)
 
     @_answered
     def version(self) -> int:

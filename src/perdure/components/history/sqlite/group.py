@@ -21,6 +21,8 @@ from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_i
 from perdure.components.history.sqlite.changing import apply_changes
 from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.purging import note_references
+from perdure.components.history.sqlite.tidings import Tidings
+from perdure.components.history.sqlite.turns import turn
 from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance
 
 _BLOBS_PER_STATEMENT = 32
@@ -77,11 +79,20 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 Submission = NewInstance | Append | Send | Run
 
 
-def commit_group(connection: sqlite3.Connection, store: str, group: list[Submission]) -> list[Outcome]:
+def commit_group(
+    connection: sqlite3.Connection, store: str, group: list[Submission], tidings: Tidings, *, patience: float
+) -> list[Outcome]:
     """Commit all submissions in one transaction and return their outcomes in the same order.
 
     A submission that is refused (a stale lease) has its exception as outcome and no effect; any other failure rolls
     the whole transaction back.
+
+    Args:
+        connection: writes.
+        store: name of the store, for errors.
+        group: what to commit.
+        tidings: gathers what that brings to other processes.
+        patience: seconds to wait for another process's write lock.
 
     Raises:
         sqlite3.Error: nothing was committed; when the disk failed in the last flush, that shows only later.
@@ -95,23 +106,20 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     lists: dict[type, list[Any]] = {NewInstance: starts, Append: appends, Send: sends, Run: runs}
     for index, item in enumerate(group):
         lists[type(item)].append((index, item))
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with turn(connection, patience):
         live = {row[0] for row in connection.execute("SELECT token FROM worker")}
         _insert_blobs(connection, blobs)
+        if len(appends) < len(group) or any(append.episode.changes is not None for _, append in appends):
+            tidings.begin(connection)
         _starts(connection, store, live, starts, outcomes)
-        _appends(connection, store, live, appends, outcomes)
+        _appends(connection, store, live, appends, outcomes, tidings=tidings)
         _sends(connection, sends, outcomes)
         for index, run in runs:
             if run.links:
                 connection.execute(_INSERT_LINKS, parameter(_link_rows(run.links)))
             outcomes[index] = run.change(connection)
+        tidings.address(connection)
         crash_point("store.in_transaction")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     return [outcomes[index] for index in range(len(group))]
 
 
@@ -144,6 +152,8 @@ def _appends(
     live: set[int],
     appends: list[tuple[int, Append]],
     outcomes: dict[int, Outcome],
+    *,
+    tidings: Tidings,
 ) -> None:
     rows: list[tuple[int, int, float, str]] = []
     links: list[Link] = []
@@ -171,6 +181,7 @@ def _appends(
             parked.append((episode.key, park.status, park.due, park.waits, episode.at if ended else None))
             if ended:
                 finished.append(episode.key)
+    tidings.finished(finished)
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
     if changing:

@@ -11,8 +11,8 @@ from perdure.base.events import Status
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
 
 _RECORD = """
-SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries, parent,
-    custom_status,
+SELECT instance.key, id, instance.app_id, workflow, status, created_at, finished_at, worker.name, due, waits,
+    recoveries, parent, custom_status,
     (SELECT json_group_object(attribute.name, json(value)) FROM attribute WHERE attribute.instance = instance.key)
 FROM instance LEFT JOIN worker ON worker.token = instance.owner
 """
@@ -38,7 +38,7 @@ def records(connection: sqlite3.Connection, query: InstanceQuery) -> list[Instan
         versions = (query.workflow, f"{query.workflow}@", f"{query.workflow}A")
         conditions.append(("(workflow = ? OR (workflow >= ? AND workflow < ?))", versions))
     plain = {
-        "app_id = ?": query.app_id,
+        "instance.app_id = ?": query.app_id,
         "parent = ?": query.parent,
         "created_at >= ?": query.created_from,
         "created_at < ?": query.created_until,

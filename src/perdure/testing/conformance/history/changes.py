@@ -30,7 +30,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_children_begin_with_the_episode_that_called_them(self, store: HistoryStore) -> None:
         """The answer says how each fared, in order; a child that names a lease belongs to it."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         mine, other = _child("mine", lease=lease), _child("other", app_id="elsewhere")
         outcomes = await kit.append(store, lease, kit.episode(key, 1, changes=_starts(mine, other)))
@@ -41,12 +41,14 @@ class ChangesOfEpisodes(kit.Suite):
             (None, "parent", "elsewhere"),
         ]
         assert [one.key for one in outcomes] == [records["mine"].key, records["other"].key]
-        assert [one.instance_id for one in await kit.claim(store, lease)] == ["other"]
+        assert await kit.claim(store, lease) == []
+        elsewhere = await store.join("two", "elsewhere")
+        assert [one.instance_id for one in await kit.claim(store, elsewhere)] == ["other"]
 
     @kit.on_open_store
     async def test_a_child_whose_id_is_taken_is_refused_in_its_callers_inbox(self, store: HistoryStore) -> None:
         """The others of the same episode begin; the instance that has the id stays as it is."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         await store.start(kit.new("taken"))
         before = await store.find("taken")
@@ -59,7 +61,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_detached_start_whose_id_is_taken_tells_nobody(self, store: HistoryStore) -> None:
         """Without a refusal there is nothing to put into the inbox."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         changes = Changes(starts=(ChildStart(new=_child("parent", None)),))
         outcomes = await kit.append(store, lease, kit.episode(key, 1, changes=changes))
@@ -69,7 +71,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_refusal_makes_a_caller_that_parks_due_at_once(self, store: HistoryStore) -> None:
         """What an episode puts into its own instance's inbox is not slept over."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         await kit.append(store, lease, kit.episode(key, 1, changes=_starts(_child("parent")), park=kit.WAITING))
         assert (await kit.record(store, "parent")).due == 0
@@ -79,7 +81,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_events_for_others_are_in_their_inboxes(self, store: HistoryStore) -> None:
         """In order, and they wake who waits; for nobody and for one that has ended they are dropped."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "sender", lease)
         await kit.parked(store, "waits", lease)
         await kit.parked(store, "ended", lease, kit.COMPLETED)
@@ -95,7 +97,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_child_can_be_sent_an_event_by_the_episode_that_calls_it(self, store: HistoryStore) -> None:
         """It exists before the events are sent."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         changes = msgspec.structs.replace(_starts(_child("child")), sends=(Sending("child", kit.raised("hello")),))
         await kit.append(store, lease, kit.episode(key, 1, changes=changes))
@@ -104,7 +106,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_an_event_for_all_children_reaches_those_that_have_not_ended(self, store: HistoryStore) -> None:
         """Those called in the same episode included, their own children and other instances not."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         called = [_child("running", lease=lease), _child("ended", lease=lease), _child("later", due=kit.T0 + 99)]
         outcomes = await kit.append(store, lease, kit.episode(key, 1, changes=_starts(*called)))
@@ -121,7 +123,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_refused_episode_changes_nothing_elsewhere(self, store: HistoryStore) -> None:
         """No child, no event, no status."""
-        lease, gone = await store.join("one"), await store.join("gone")
+        lease, gone = await store.join("one", kit.APP), await store.join("gone", kit.APP)
         key = await kit.started(store, "parent", gone)
         await kit.started(store, "other", lease)
         await store.leave(gone)
@@ -141,7 +143,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_new_generation_leaves_the_very_first_row_and_its_own(self, store: HistoryStore) -> None:
         """load() returns the generation alone; rows go on being numbered."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "eternal", lease)
         started = [ExecutionStarted(name=kit.WORKFLOW, generation=n) for n in range(4)]
         await kit.append(store, lease, kit.episode(key, 1))
@@ -158,7 +160,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_what_people_see_is_set_and_stays(self, store: HistoryStore) -> None:
         """Status, custom status and attributes; what an episode does not name is as before."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         new = msgspec.structs.replace(kit.new("shown", lease), attributes={"from": "start", "size": 1})
         key = (await store.start(new)).key
         changes = Changes(status=Status.SUSPENDED, custom_status='{"step":1}', attributes={"size": 2.5, "new": True})
@@ -174,7 +176,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_an_instance_can_be_kept_under_another_workflow(self, store: HistoryStore) -> None:
         """From then on it is claimed under that one only."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "moved", lease)
         changes = Changes(workflow="conformance@2")
         await kit.append(store, lease, kit.episode(key, 1, changes=changes, park=Park(status=Status.RUNNING, due=0)))
@@ -185,7 +187,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_content_that_came_with_an_episode_is_there_for_its_children(self, store: HistoryStore) -> None:
         """For as long as they are, whatever becomes of the caller, and however deep it is nested."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         encoded = encode([f"{n} " * 1000 for n in range(40)])
         events = encode_events([ExecutionStarted(name=kit.WORKFLOW, input=encoded.raw)])
@@ -197,7 +199,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_an_instance_that_is_put_off_is_pending_until_it_is_claimed(self, store: HistoryStore) -> None:
         """Its first row is of the time at which it begins; one in the past begins when it is accepted."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         for name, due in (("later", kit.T0 + 60), ("past", kit.T0 - 60)):
             await store.start(msgspec.structs.replace(kit.new(name), due=due))
         records = await store.find_all(["later", "past"])
@@ -213,7 +215,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_signal_does_not_wake_a_pending_instance_unless_it_is_its_end(self, store: HistoryStore) -> None:
         """It waits in the inbox, whoever sent it."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         await store.start(msgspec.structs.replace(kit.new("later"), due=kit.T0 + 60))
         key = await kit.started(store, "sender", lease)
         assert await store.signal("later", kit.raised("first")) is Status.PENDING
@@ -227,7 +229,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_a_start_that_replaces_takes_the_place_of_one_that_has_ended(self, store: HistoryStore) -> None:
         """With its descendants that have ended; one that has not stays, and nothing is changed."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "parent", lease)
         called = [_child("ended", lease=lease), _child("runs", lease=lease)]
         outcomes = await kit.append(store, lease, kit.episode(key, 1, changes=_starts(*called)))
@@ -248,7 +250,7 @@ class ChangesOfEpisodes(kit.Suite):
     @kit.on_open_store
     async def test_of_concurrent_replacing_starts_one_creates(self, store: HistoryStore) -> None:
         """The others find the one that did."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         await kit.parked(store, "race", lease, kit.COMPLETED)
         replacing = [msgspec.structs.replace(kit.new("race", at=kit.T0 + n), replaces=True) for n in range(10)]
         answers = await kit.together(store.start(new) for new in replacing)

@@ -62,7 +62,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_a_restored_instance_is_as_it_was_given(self, store: HistoryStore) -> None:
         """Rows to the last digit, its inbox, and how it stands; it goes on from there."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         new = msgspec.structs.replace(kit.new("again"), parent="p", attributes={"a": 1})
         assert await store.restore([_restored("again", new=new, custom_status='"x"', inbox=(kit.raised("e"),))])
         record = await kit.record(store, "again")
@@ -79,19 +79,21 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_a_restored_instance_without_inbox_is_due_when_it_says(self, store: HistoryStore) -> None:
         """It belongs to nobody."""
+        lease = await store.join("one", kit.APP)
         await store.restore([_restored("timer")])
         assert (await kit.record(store, "timer")).owner is None
-        assert await store.next_due([kit.WORKFLOW]) == kit.T0 + 5
+        assert await store.next_due(lease, [kit.WORKFLOW]) == kit.T0 + 5
 
     @kit.on_open_store
     async def test_a_restored_instance_may_have_ended(self, store: HistoryStore) -> None:
         """It is due never, and shows when it ended."""
+        lease = await store.join("one", kit.APP)
         ended = _restored("ended", park=Park(status=Status.FAILED), finished_at=kit.T0 - 1)
         assert await store.restore([ended])
         record = await kit.record(store, "ended")
         assert (record.status, record.finished_at, record.due) == (Status.FAILED, kit.T0 - 1, None)
         assert await store.signal("ended", kit.raised("late")) is Status.FAILED
-        assert await store.next_due([kit.WORKFLOW]) is None
+        assert await store.next_due(lease, [kit.WORKFLOW]) is None
 
     @kit.on_open_store
     async def test_a_restored_instance_may_have_generations(self, store: HistoryStore) -> None:
@@ -128,7 +130,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_purged_instances_are_gone_and_the_others_stay(self, store: HistoryStore) -> None:
         """Only those that have ended go; a number is never given again."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         runs = await kit.started(store, "runs", lease)
         waits = await kit.parked(store, "waits", lease)
         ended = await kit.parked(store, "ended", lease, kit.COMPLETED)
@@ -143,7 +145,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_a_purged_instance_no_longer_lists_its_attributes_or_its_children(self, store: HistoryStore) -> None:
         """Another one with its id begins with a clean slate."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         new = msgspec.structs.replace(kit.new("one", lease), parent="p", attributes={"a": 1})
         key = (await store.start(new)).key
         await kit.append(store, lease, kit.episode(key, 1, park=kit.COMPLETED))
@@ -156,7 +158,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_content_that_another_instance_refers_to_outlives_a_purge(self, store: HistoryStore) -> None:
         """Values, nested ones, and conversations."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         value = [kit.said("hello " * 300, "talk"), ["x" * 5000, "y" * 5000]]
         first, encoded = await _with_content(store, lease, "first", value)
         second, _ = await _with_content(store, lease, "second", value)
@@ -169,7 +171,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_a_fork_keeps_the_content_of_its_source(self, store: HistoryStore) -> None:
         """Though the source is purged, and though none of it came with the fork."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         large = ["x" * 5000, ["y" * 5000], *(f"{n} " * 100 for n in range(200))]
         source, encoded = await _with_content(store, lease, "source", [kit.said("hi " * 900, "talk"), large])
         rows = await store.rows(source)
@@ -182,7 +184,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_the_longest_ended_expire_first(self, store: HistoryStore) -> None:
         """Of one app, one workflow in whichever version, some statuses, before a moment, so many at most."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
 
         async def ends(name: str, at: int, status: Status = Status.COMPLETED, **others: Any) -> int:
             new: NewInstance = msgspec.structs.replace(kit.new(name, lease), **others)
@@ -213,7 +215,7 @@ class Keeping(kit.Suite):
     @kit.on_open_store
     async def test_instances_are_listed_by_every_condition(self, store: HistoryStore) -> None:
         """Each by itself, and all together."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         wanted = msgspec.structs.replace(
             kit.new("wanted", lease, at=kit.T0 + 5, workflow="flow@2"), parent="p", attributes={"a": "x", "n": 1}
         )
@@ -254,7 +256,7 @@ class Reclaiming(kit.Suite):
     @kit.on_open_store
     async def test_content_that_nobody_refers_to_is_deleted_with_the_last_who_did(self, store: HistoryStore) -> None:
         """Values, what is nested in them, conversations and the texts of their messages."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         talk = kit.said("hello " * 300, "talk")
         value = [talk, ["x" * 5000, "y" * 5000], *(f"{n} " * 100 for n in range(200))]
         keys = [(await _with_content(store, lease, name, value))[0] for name in ("first", "second")]

@@ -31,6 +31,7 @@ from perdure.ports.history_store import (
 
 T = TypeVar("T")
 
+APP = "suite"
 WORKFLOW = "conformance"
 T0 = 1_700_000_000.123457
 """When instances of the suite start: more digits than a careless store keeps."""
@@ -61,10 +62,12 @@ def on_open_store(
     return test
 
 
-def new(instance_id: str, lease: Lease | None = None, *, at: float = T0, workflow: str = WORKFLOW) -> NewInstance:
+def new(
+    instance_id: str, lease: Lease | None = None, *, at: float = T0, workflow: str = WORKFLOW, app_id: str = APP
+) -> NewInstance:
     """Return an instance to start."""
     events = encode_events([ExecutionStarted(name=workflow)])
-    return NewInstance(instance_id=instance_id, app_id="suite", workflow=workflow, at=at, events=events, lease=lease)
+    return NewInstance(instance_id=instance_id, app_id=app_id, workflow=workflow, at=at, events=events, lease=lease)
 
 
 def episode(key: int, seq: int, *events: AnyEvent, park: Park | None = None, **others: Any) -> Episode:

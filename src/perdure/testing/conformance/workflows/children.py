@@ -124,7 +124,7 @@ class Children(kit.Suite):
 
     @kit.scenario
     async def test_a_child_of_another_app_is_executed_where_its_code_is(self, place: kit.Place) -> None:
-        """It belongs to that app; its result comes back all the same."""
+        """It belongs to that app, whatever the caller's own has under that name; its result comes back all the same."""
 
         async def parent(ctx: WorkflowContext) -> Any:
             return await ctx.call_child_workflow("elsewhere", input=4, app_id="other")
@@ -132,7 +132,12 @@ class Children(kit.Suite):
         async def elsewhere(ctx: WorkflowContext, value: int) -> Any:
             return await ctx.call_activity(kit.echo, input=value + 1)
 
-        async with place.runtime(kit.registry(parent)) as runtime:
+        async def here(_: WorkflowContext, value: int) -> int:
+            return -value
+
+        known = kit.registry(parent)
+        known.add_workflow(here, "elsewhere")
+        async with place.runtime(known) as runtime:
             await runtime.start(parent, instance_id="p")
             waits = await self.waiting(runtime, "p")
             assert waits == {"children": [{"workflow": "elsewhere", "instance": "p:0000", "app": "other"}]}
