@@ -143,7 +143,8 @@ class Held:
     def keep_under(self, key: str) -> None:
         """Take note of what the store keeps the instance under, and whether that has to change."""
         self.kept_under = key
-        self.new_key = None if key in self.workflow.keys else self.workflow.keys[0]
+        own = self.workflow.keys[0]
+        self.new_key = None if key == own else own
 
     def put_back(self, turnout: Turnout, taken: int) -> Turnout:
         """Keep for the next generation what came after the end of this one; return the turnout without it.
@@ -173,6 +174,11 @@ class Held:
         outside = [(event, position) for event, position in waiting if position is not None]
         self._events = [event for event, _ in outside]
         self._positions = [position for _, position in outside]
+
+    @property
+    def is_of_other_code(self) -> bool:
+        """Whether it has gone on with code that this workflow does not follow."""
+        return self.kept_under not in self.workflow.keys and self.next_seq > 1
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""

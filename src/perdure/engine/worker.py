@@ -181,7 +181,7 @@ class Worker:
             self._advance(held)
 
     def _replayed(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved) -> bool:
-        if held.new_key is not None and held.next_seq > 1:
+        if held.is_of_other_code:
             self._begin_stall(held, _other_code(held))
             return False
         execution = Execution(held.workflow, held.instance_id)

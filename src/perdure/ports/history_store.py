@@ -65,7 +65,8 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         events: its first history row (ExecutionStarted), encoded.
         blobs: content that the row refers to.
         lease: the worker that will run it at once, or None to leave it to whoever claims it.
-        due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
+        due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once. It is also
+            the time of the first history row: the workflow's clock does not begin before it does.
         parent: id of the instance that called it, or None.
         attributes: its custom attributes.
         replaces: an instance of the app that has ended and has the same id makes way: it is purged, and with it the
@@ -83,6 +84,11 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent: str | None = None
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
     replaces: bool = False
+
+
+def begins_at(new: NewInstance) -> float:
+    """Return when an instance begins, in seconds since the epoch."""
+    return new.at if new.due is None else max(new.at, new.due)
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -33,6 +33,7 @@ from perdure.ports.history_store import (
     Restored,
     Signal,
     Started,
+    begins_at,
 )
 
 P = ParamSpec("P")
@@ -48,7 +49,7 @@ class _Instance:
         self.created_at = new.at
         self.finished_at: float | None = None
         self.owner: int | None = None
-        self.due: float | None = new.at if new.due is None else max(new.at, new.due)
+        self.due: float | None = begins_at(new)
         self.status = Status.PENDING if self.due > new.at else Status.RUNNING
         self.waits: str | None = None
         self.recoveries = 0
@@ -56,7 +57,7 @@ class _Instance:
         self.custom_status: str | None = None
         self.attributes = dict(new.attributes)
         self.base = 0
-        self.rows: dict[int, tuple[float, str]] = {0: (new.at, new.events)}
+        self.rows: dict[int, tuple[float, str]] = {0: (begins_at(new), new.events)}
         self.next_seq = 1
         self.inbox: dict[int, str] = {}
 

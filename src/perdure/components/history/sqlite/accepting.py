@@ -14,7 +14,7 @@ from perdure.base.events import Status, ends_instance
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.purging import note_references, purge, with_descendants
-from perdure.ports.history_store import NewInstance, Started
+from perdure.ports.history_store import NewInstance, Started, begins_at
 
 _json = msgspec.json.Encoder()
 
@@ -77,7 +77,7 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
         key += 1
         held.append((holder_of(key), targets_in(new.events, new.blobs)))
         instances.append((key, *_instance_columns(new)))
-        rows.append((key, 0, new.at, new.events))
+        rows.append((key, 0, begins_at(new), new.events))
         attributes.extend(attribute_rows(key, new.attributes))
         accepted = Existing(new.instance_id, key, new.app_id, new.workflow, Status.RUNNING, new.events)
         known[new.instance_id] = accepted
@@ -113,7 +113,7 @@ def _has_ended(known: Mapping[str, Existing], new: NewInstance) -> bool:
 
 def _instance_columns(new: NewInstance) -> tuple[object, ...]:
     owner = None if new.lease is None else new.lease.token
-    due = new.at if new.due is None else max(new.at, new.due)
+    due = begins_at(new)
     status = Status.RUNNING if due <= new.at else Status.PENDING
     return new.instance_id, new.app_id, new.workflow, status, owner, due, new.at, new.parent
 

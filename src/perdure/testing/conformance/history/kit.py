@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.base.codec import Link, blob_references
 from perdure.base.conversation import Conversation
@@ -28,6 +28,8 @@ from perdure.ports.history_store import (
     Park,
     Started,
 )
+
+T = TypeVar("T")
 
 APP = "suite"
 WORKFLOW = "conformance"
@@ -103,6 +105,11 @@ async def parked(store: HistoryStore, instance_id: str, lease: Lease, park: Park
     key = await started(store, instance_id, lease)
     await append(store, lease, episode(key, 1, park=park))
     return key
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at once; return what each returned."""
+    return list(await asyncio.gather(*work))
 
 
 async def record(store: HistoryStore, instance_id: str) -> InstanceRecord:
