@@ -216,3 +216,25 @@ def test_who_could_not_renew_his_own_lease_judges_nobody_by_his_silence_for_a_wh
             assert await reaped(store) == 1
 
     with_store(path, watch, lease_seconds=lease_seconds, busy_timeout=0.05)
+
+
+@pytest.mark.parametrize("name", ["../victim", "victim", "perdure.db-worker-/../../victim", None])
+def test_lock_files_in_the_database_lead_to_no_other_file(tmp_path: Path, name: str | None):
+    folder = tmp_path / "store"
+    (folder / "perdure.db-worker-").mkdir(parents=True)
+    victims = [tmp_path / "victim", folder / "victim"]
+    for victim in victims:
+        victim.touch()
+
+    async def bury(store: SQLiteHistoryStore) -> None:
+        statement = "INSERT INTO worker (name, lock_file, expires_at) VALUES ('dead', ?, ?)"
+        with closing(sqlite3.connect(folder / "perdure.db", isolation_level=None)) as connection:
+            connection.execute(statement, (name, time.time() + 3600))
+            await store.reap()
+            assert connection.execute("SELECT count(*) FROM worker").fetchone() == (1,)
+            connection.execute("UPDATE worker SET expires_at = 0")
+            await store.reap()
+            assert connection.execute("SELECT count(*) FROM worker").fetchone() == (0,)
+
+    with_store(folder / "perdure.db", bury)
+    assert all(victim.exists() for victim in victims)

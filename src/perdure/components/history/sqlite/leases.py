@@ -156,7 +156,7 @@ class Leases:
         for token, lock_file, expires_at in connection.execute("SELECT token, lock_file, expires_at FROM worker"):
             if token in self.locks:
                 continue
-            if is_abandoned(self._database.parent / lock_file):
+            if self._is_lock(lock_file) and is_abandoned(self._database.parent / lock_file):
                 gone.append(token)
             elif judges and expires_at < now:
                 silent.append(token)
@@ -172,10 +172,14 @@ class Leases:
 
     def clear_away(self, dead: Dead, freed: Freed) -> None:
         """Remove the files that the dead left."""
-        for lock_file in freed.lock_files:
+        for lock_file in filter(self._is_lock, freed.lock_files):
             (self._database.parent / lock_file).unlink(missing_ok=True)
         for name in dead.bells:
             self._bell.remove(name)
+
+    def _is_lock(self, name: str | None) -> bool:
+        # Names come out of the database, and lead to no other file, whatever is written there.
+        return name is not None and name.startswith(f"{self._database.name}-worker-") and os.sep not in name
 
 
 def enrol(connection: sqlite3.Connection, bell: Bell) -> int | None:
