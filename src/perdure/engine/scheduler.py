@@ -134,7 +134,8 @@ class Scheduler:
 
     async def _look(self, *, certainly: bool) -> None:
         """Take up what there is, if anything was changed or there is another reason."""
-        version = await self._store.version()
+        # With another reason the number is not worth its time: the next look of its own accord finds it changed.
+        version = self._seen_version if certainly else await self._store.version()
         if certainly or version != self._seen_version:
             await self._deliver_signals()
             await self._claim()
