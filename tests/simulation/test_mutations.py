@@ -84,6 +84,13 @@ class Unreapable(MemoryHistoryStore):
         return 0
 
 
+class Eager(MemoryHistoryStore):
+    """Lets an instance begin at once whose start was put off."""
+
+    async def start(self, new: Any) -> Any:
+        return await super().start(msgspec.structs.replace(new, due=None))
+
+
 class Silent(MemoryHistoryStore):
     """Does not deliver what an episode sends to other instances, such as the end of a child workflow."""
 
@@ -111,6 +118,7 @@ class Deaf(MemoryHistoryStore):
         (Repeating, "its history has"),
         (Sharing, "which lease"),
         (Unreapable, "it does not move"),
+        (Eager, "begins before its time"),
         (Silent, "which have ended"),
         (Deaf, "its history has"),
     ],

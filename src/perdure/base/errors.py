@@ -152,7 +152,10 @@ class NonDeterminismError(PerdureError):
     Attributes:
         recorded: what the history holds at this place.
         requested: what the code asked for on replay.
+        row: number of the history row where they part, once a replay has found it.
     """
+
+    row: int | None = None
 
     def __init__(self, instance_id: str, recorded: str, requested: str) -> None:
         self.instance_id, self.recorded, self.requested = instance_id, recorded, requested

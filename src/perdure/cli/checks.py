@@ -214,7 +214,7 @@ async def _unfinished(runtime: EmbeddedRuntime) -> list[Check]:
     for state, text, remedy in (
         ("stalled", "stalled", "restore their code, then `perdure runs resume ID`; `perdure runs list` says why"),
         ("asks", "waiting for you", "`perdure runs resume ID` shows what to answer"),
-        ("ready", "unfinished and executed by nobody", "run their app: perdure run APP"),
+        ("ready", "unfinished and executed by nobody", "run their app: perdure work APP"),
     ):
         number = states.count(state)  # type: ignore[arg-type]
         if number:

@@ -382,6 +382,10 @@ class HistoryStore(Protocol):
         """
         ...
 
+    async def working_apps(self) -> set[str]:
+        """Return the apps with a worker whose lease has not been ended; those of the dead end with :meth:`reap`."""
+        ...
+
     async def start(self, new: NewInstance) -> Started:
         """Accept an instance, or find the one that has its id already.
 

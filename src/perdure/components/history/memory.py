@@ -193,6 +193,11 @@ class MemoryHistoryStore:
         dead, self._dead = self._dead, {}
         return sum(self._free_all(lease, recovered=True) for lease in dead.values())
 
+    @_answered
+    def working_apps(self) -> set[str]:
+        """Return the apps that have a worker with a lease."""
+        return {lease.app_id for lease in (*self._live.values(), *self._dead.values())}
+
     def _free_all(self, lease: Lease, *, recovered: bool) -> int:
         keys = sorted(self._owned.pop(lease.token, ()))
         for key in keys:

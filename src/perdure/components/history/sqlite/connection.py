@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -219,3 +220,33 @@ def _statements(script: str) -> list[str]:
             statements.append(pending)
             pending = ""
     return statements
+
+
+def would_migrate(path: Path) -> bool:
+    """Whether opening a database file brings it to a newer schema; the file is only read.
+
+    Raises:
+        StoreError: it is no store, or a newer Perdure wrote it.
+    """
+    with contextlib.closing(_reading(path)) as connection, translation(str(path)):
+        newest = len(migrations())
+        return _identified_version(connection, str(path), newest) < newest
+
+
+def copy_to(path: Path, copy: Path) -> None:
+    """Copy a database as it is at this moment, whoever else uses it; the file is only read.
+
+    Raises:
+        StoreError: it cannot be read, or the copy not be written.
+    """
+    with (
+        contextlib.closing(_reading(path)) as source,
+        translation(str(copy)),
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    with translation(str(path)):
+        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)

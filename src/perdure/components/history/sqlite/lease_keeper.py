@@ -58,7 +58,8 @@ class LeaseKeeper:
         self._folder = database.parent
         self._lease_seconds = lease_seconds
         self._bell = bell
-        self._renew_at = 0.0
+        self._renewed_at = 0.0
+        self._judges_from = 0.0
         self._watch = LeaseWatch()
 
     def insert(self, connection: sqlite3.Connection, worker: str, app_id: str, lock: WorkerLock) -> int:
@@ -75,7 +76,7 @@ class LeaseKeeper:
     @property
     def wants_renewal(self) -> bool:
         """Whether it is time to renew the leases of this store's workers."""
-        return bool(self.locks) and time.monotonic() >= self._renew_at
+        return bool(self.locks) and time.monotonic() - self._renewed_at >= self._lease_seconds / 4
 
     def renew(self, connection: sqlite3.Connection, patience: float) -> None:
         """Show that this store's workers live, in a transaction of its own.
@@ -87,10 +88,23 @@ class LeaseKeeper:
         Raises:
             sqlite3.Error: it could not be written.
         """
-        now = time.monotonic()
         with turn(connection, patience):
             renew_leases(connection, self.locks, self._lease_seconds)
-        self._renew_at = now + self._lease_seconds / 4
+        now = time.monotonic()
+        if self._is_late(now):
+            self._judges_from = now + self._lease_seconds / 2
+        self._renewed_at = now
+
+    def _is_late(self, now: float) -> bool:
+        return now - self._renewed_at > self._lease_seconds / 2
+
+    def _may_judge(self, now: float) -> bool:
+        """Whether the silence of others means anything.
+
+        Who could not renew his own leases in time judges nobody by his silence until the others had their chance: what
+        held him up, a store that was locked or a disk that was full, most likely held them up, too.
+        """
+        return not self.locks or (now >= self._judges_from and not self._is_late(now))
 
     def give_up(self, connection: sqlite3.Connection) -> None:
         """Write that the workers of this store, which nobody left, are no more."""
@@ -104,10 +118,11 @@ class LeaseKeeper:
         """Return the workers of others whose process is gone or silent, and the bells that nobody hears."""
         mine = set(self.locks)
         rows = [row for row in lease_rows(connection) if row.token not in mine]
-        silent = self._watch.silent(rows, time.monotonic())
+        now = time.monotonic()
+        silent = self._watch.silent(rows, now)
         bells = [name for (name,) in connection.execute("SELECT name FROM listener")]
         return Dead(
-            [row for row in rows if row in silent or self._is_gone(row)],
+            [row for row in rows if self._is_gone(row) or (row in silent and self._may_judge(now))],
             [name for name in bells if self._bell.is_abandoned(name)],
         )
 
@@ -122,10 +137,10 @@ class LeaseKeeper:
             tidings: told of what is nobody's now.
             asked_at: when this was asked for, in seconds of ``time.monotonic()``.
         """
-        # After a wait the silent are spared: the store was locked, so that nobody could renew, and who writes first
-        # is chance.
-        waited = time.monotonic() - asked_at > self._lease_seconds / 4
-        ended = [row for row in lease_rows(connection) if row in dead.workers and (not waited or self._is_gone(row))]
+        now = time.monotonic()
+        # After a wait the silent are spared: the store was locked, and who writes first now is chance.
+        judges = self._may_judge(now) and now - asked_at <= self._lease_seconds / 4
+        ended = [row for row in lease_rows(connection) if row in dead.workers and (judges or self._is_gone(row))]
         for name in dead.bells:
             strike_off(connection, name)
         return end_leases(connection, [row.token for row in ended], tidings, recovered=True), ended

@@ -260,15 +260,17 @@ class SQLiteHistoryStore:
         return freed
 
     def _renew(self, connection: sqlite3.Connection) -> None:
-        if not self._leases.wants_renewal:
-            return
-        try:
-            self._require_file()
-            self._leases.renew(connection, self._busy_timeout)
-        except (sqlite3.Error, StoreError):
-            # The disk is full or the store is locked for a moment: the lease is renewed at the next occasion. Nobody
-            # else can renew his meanwhile: that silence is not counted.
-            self._leases.watch_anew()
+        # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost and the
+        # fence refuses what comes after.
+        with contextlib.suppress(sqlite3.Error, StoreError):
+            if self._leases.wants_renewal:
+                self._require_file()
+                self._leases.renew(connection, self._busy_timeout)
+
+    async def working_apps(self) -> set[str]:
+        """Return the apps that have a worker with a lease."""
+        statement = "SELECT DISTINCT app_id FROM worker"
+        return await self._read(lambda connection: {row[0] for row in connection.execute(statement)})
 
     # -- news
 

@@ -31,6 +31,18 @@ class Leases(kit.Suite):
         assert second.token > first.token
 
     @kit.on_open_store
+    async def test_apps_work_until_their_last_worker_leaves(self, store: HistoryStore) -> None:
+        """However many there are, and whatever they are called."""
+        first, second = await store.join("first", "shop"), await store.join("second", "shop")
+        third = await store.join("third", "mill")
+        assert await store.working_apps() == {"shop", "mill"}
+        await store.leave(first)
+        await store.leave(third)
+        assert await store.working_apps() == {"shop"}
+        await store.leave(second)
+        assert await store.working_apps() == set()
+
+    @kit.on_open_store
     async def test_leaving_sets_instances_free_at_once(self, store: HistoryStore) -> None:
         """It is no recovery: nobody died."""
         lease = await store.join("leaving", kit.APP)
