@@ -20,6 +20,9 @@ CANCELLED = "perdure.cancelled"
 TERMINATE = "perdure.terminate"
 """Sent to a child workflow: its caller needs it no longer."""
 
+FORKED = "perdure.forked"
+"""A fork goes its own way from here; the input is what its identifiers and random numbers are made of from now on."""
+
 NOTES = frozenset({PATCHED, CANCELLED})
 """Events that the code's own decisions leave in a history, for people and for later replays."""
 
