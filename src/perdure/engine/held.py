@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -14,6 +14,7 @@ from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
+from perdure.ports.history_store import Signal
 
 
 class Turnout(msgspec.Struct, frozen=True, gc=False):
@@ -59,7 +60,8 @@ class Held:
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
         generation: counts the generations that it has seen here.
-        last_signal: the highest inbox position seen.
+        seen: the highest inbox position that the store has told of.
+        last_signal: the highest inbox position that was put into an episode.
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
         to_start: attempts that begin once the current episode is durable.
@@ -82,6 +84,7 @@ class Held:
         "new_key",
         "next_seq",
         "running",
+        "seen",
         "timer",
         "to_start",
         "workflow",
@@ -95,6 +98,7 @@ class Held:
         self.execution: Execution | None = None
         self.next_seq = next_seq
         self.generation = 0
+        self.seen = 0
         self.last_signal = 0
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
@@ -120,6 +124,11 @@ class Held:
             self._conversations.update(resolved.conversations)
         if links:
             self._links.extend(links)
+
+    def see(self, signals: Sequence[Signal]) -> None:
+        """Take note of what the store tells of the inbox, oldest first."""
+        if signals:
+            self.seen = max(self.seen, signals[-1].position)
 
     def take_in(self, news: News) -> None:
         """Put signals that this instance has not seen yet into its next episode."""
