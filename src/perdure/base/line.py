@@ -99,8 +99,8 @@ class Place:
         """Take over its first tickets, which are counted already; there may be more of them."""
         for ticket in tickets:
             self._push(ticket)
-        if tickets and self.waiting > len(tickets):
-            self._loaded_to = max((-ticket.priority, ticket.number) for ticket in tickets)
+        more = tickets and self.waiting > len(tickets)
+        self._loaded_to = max((-ticket.priority, ticket.number) for ticket in tickets) if more else None
 
     def add(self, ticket: Waiting) -> None:
         """Take one more ticket."""
@@ -201,12 +201,12 @@ class Line:
         self.waiting = max(0, self.waiting - 1)
         self._stand(place)
 
-    def settle(self, now: float) -> list[Waiting]:
-        """Let in all that may come in now, and return them in order."""
+    def settle(self, now: float, most: int | None = None) -> list[Waiting]:
+        """Let in all that may come in now, up to a number of them, and return them in order."""
         self.is_short = False
         self._set_clock_right(now)
         granted: list[Waiting] = []
-        while self._has_room(now):
+        while self._has_room(now) and len(granted) != most:
             place = self._next()
             if place is None:
                 break

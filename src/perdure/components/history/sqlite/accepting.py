@@ -6,14 +6,17 @@ Rows travel as one JSON parameter, read by ``json_each``: SQLite then works thro
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from perdure.base.errors import BacklogFullError
 from perdure.base.events import Status
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.purging import note_references, purge
+from perdure.components.history.sqlite.queues import anything_limited, take_turns
+from perdure.components.history.turns import arrival_of
 from perdure.ports.history_store import NewInstance, Started
 
 _json = msgspec.json.Encoder()
@@ -35,8 +38,11 @@ ON CONFLICT (instance, name) DO UPDATE SET value = excluded.value
 _INSERT_INBOX = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
 _WAKE = """
 UPDATE instance SET due = min(coalesce(due, 0), 0)
-WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL
+WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL AND NOT (
+    status = 'PENDING' AND EXISTS (SELECT 1 FROM ticket WHERE instance = instance.key AND task = -1 AND state <> 1)
+)
 """
+_WAKE_TO_END = "UPDATE instance SET due = 0 WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL"
 _EXISTING = """
 SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
 FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
@@ -44,14 +50,31 @@ WHERE instance.id IN (SELECT value FROM json_each(?))
 """
 
 
-def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]) -> list[Started]:
-    """Accept instances, but for those whose id is taken; return how each fared."""
+def insert_instances(
+    connection: sqlite3.Connection,
+    news: Sequence[NewInstance],
+    *,
+    never_refused: Collection[str] = (),
+    unlimited: Collection[str] = (),
+) -> list[Started | BacklogFullError]:
+    """Accept instances, but for those whose id is taken or that a full backlog refuses; return how each fared.
+
+    Args:
+        connection: inside a transaction.
+        news: the instances.
+        never_refused: ids of those that wait however many do so.
+        unlimited: ids of those that need no turn, because they have ended.
+    """
     known = existing_instances(connection, {new.instance_id for new in news})
     replaced = [known.pop(new.instance_id)[0] for new in news if new.replaces and _has_ended(known, new)]
     if replaced:
         purge(connection, replaced)
-    key: int = connection.execute("SELECT value FROM counter").fetchone()[0]
-    outcomes: list[Started] = []
+    last: int = connection.execute("SELECT value FROM counter").fetchone()[0]
+    fresh = dict.fromkeys(new.instance_id for new in news if new.instance_id not in known)
+    keys = {name: last + place for place, name in enumerate(fresh, 1)}
+    limited = [new for new in news if new.instance_id in keys and new.instance_id not in unlimited]
+    waits = _admissions(connection, limited, keys, never_refused)
+    outcomes: list[Started | BacklogFullError] = []
     instances: list[object] = []
     rows: list[object] = []
     attributes: list[object] = []
@@ -61,13 +84,17 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
         if found is not None:
             outcomes.append(Started(key=found[0], created=False, workflow=found[1], events=found[3], status=found[2]))
             continue
-        key += 1
+        waiting = waits.get(new.instance_id, False)
+        if isinstance(waiting, BacklogFullError):
+            outcomes.append(waiting)
+            continue
+        key = keys[new.instance_id]
         held.append((holder_of(key), targets_in(new.events, new.blobs)))
-        instances.append((key, *_instance_columns(new)))
+        instances.append((key, *_instance_columns(new, waiting)))
         rows.append((key, 0, new.at, new.events))
         attributes.extend(attribute_rows(key, new.attributes))
         known[new.instance_id] = (key, new.workflow, Status.RUNNING, new.events)
-        outcomes.append(Started(key=key, created=True, workflow=new.workflow, events=new.events))
+        outcomes.append(Started(key=key, created=True, workflow=new.workflow, events=new.events, waits=waiting))
     for statement, parameters in (
         (_INSERT_INSTANCES, instances),
         (INSERT_HISTORY, rows),
@@ -76,7 +103,7 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
         if parameters:
             connection.execute(statement, parameter(parameters))
     if instances:
-        connection.execute("UPDATE counter SET value = ?", (key,))
+        connection.execute("UPDATE counter SET value = ?", (last + len(keys),))
     note_references(connection, held)
     return outcomes
 
@@ -85,7 +112,34 @@ def _has_ended(known: Mapping[str, tuple[int, str, Status, str]], new: NewInstan
     return new.instance_id in known and known[new.instance_id][2].finished
 
 
-def _instance_columns(new: NewInstance) -> tuple[object, ...]:
+def _admissions(
+    connection: sqlite3.Connection,
+    news: Sequence[NewInstance],
+    keys: Mapping[str, int],
+    never_refused: Collection[str],
+) -> dict[str, bool | BacklogFullError]:
+    """Take the tickets of new instances; return which of them wait or are refused, nothing where nothing is limited."""
+    if not any(new.ticket is not None for new in news) and not anything_limited(connection):
+        return {}
+    arrivals = {
+        new.instance_id: arrival_of(new, keys[new.instance_id], may_be_refused=new.instance_id not in never_refused)
+        for new in news
+    }
+    now = max((new.at for new in news), default=0.0)
+    outcome = take_turns(connection, now, arrivals=list(arrivals.values()))
+    found: dict[str, bool | BacklogFullError] = {}
+    for place, (name, arrival) in enumerate(arrivals.items()):
+        answer = outcome.answers[place]
+        if answer == "refused":
+            found[name] = BacklogFullError(name, arrival.ticket.queue.name, outcome.backlogs[place])
+        else:
+            found[name] = answer == "waits"
+    return found
+
+
+def _instance_columns(new: NewInstance, waits: bool) -> tuple[object, ...]:
+    if waits:
+        return new.instance_id, new.app_id, new.workflow, Status.PENDING, None, None, new.at, new.parent
     owner = None if new.lease is None else new.lease.token
     due = new.at if new.due is None else max(new.at, new.due)
     status = Status.RUNNING if due <= new.at else Status.PENDING
@@ -108,30 +162,38 @@ def existing_instances(
     return found
 
 
-def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str, Iterable[str]]]) -> list[Status | None]:
+def send_events(
+    connection: sqlite3.Connection, sends: Sequence[tuple[str, str, Iterable[str], bool]]
+) -> list[Status | None]:
     """Put events into inboxes; return the status of each instance, None where there is none.
 
     Args:
         connection: inside a transaction.
-        sends: instance id, event, and digests of the content that came with the event.
+        sends: instance id, event, digests of the content that came with the event, and whether it ends the instance.
     """
-    known = existing_instances(connection, {instance_id for instance_id, _, _ in sends})
+    known = existing_instances(connection, {instance_id for instance_id, *_ in sends})
     statuses: list[Status | None] = []
-    rows: list[object] = []
+    rows: list[Sequence[object]] = []
     held: list[tuple[str, set[str]]] = []
-    for instance_id, event, blobs in sends:
+    for instance_id, event, blobs, ends in sends:
         found = known.get(instance_id)
         statuses.append(None if found is None else found[2])
         if found is not None and not found[2].finished:
-            rows.append((found[0], event))
+            rows.append((found[0], event, ends))
             held.append((holder_of(found[0]), targets_in(event, blobs)))
     fill_inboxes(connection, rows)
     note_references(connection, held)
     return statuses
 
 
-def fill_inboxes(connection: sqlite3.Connection, rows: Sequence[object]) -> None:
-    """Add events (key, event) to inboxes, and make instances that nobody owns due."""
+def fill_inboxes(connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
+    """Add events (key, event, whether it ends the instance) to inboxes, and make instances that nobody owns due.
+
+    One that waits for its turn goes on waiting, unless it is ended.
+    """
     if rows:
         connection.execute(_INSERT_INBOX, parameter(rows))
         connection.execute(_WAKE, parameter(rows))
+        ended = [row for row in rows if row[2]]
+        if ended:
+            connection.execute(_WAKE_TO_END, parameter(ended))

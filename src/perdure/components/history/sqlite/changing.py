@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import islice
 
+from perdure.base.errors import BacklogFullError
 from perdure.components.history.sqlite.accepting import (
     INSERT_ATTRIBUTES,
     attribute_rows,
@@ -17,7 +18,7 @@ from perdure.components.history.sqlite.parameters import parameter
 from perdure.ports.history_store import Changes, Episode, Started
 
 _UNFINISHED_CHILDREN = """
-SELECT child.key, value->>1 FROM json_each(?)
+SELECT child.key, value->>1, 1 FROM json_each(?)
 JOIN instance AS parent ON parent.key = value->>0
 JOIN instance AS child ON child.parent = parent.id AND child.finished_at IS NULL
 """
@@ -40,9 +41,11 @@ FROM json_each(?) WHERE instance.key = value->>0
 def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -> list[tuple[Started, ...] | None]:
     """Apply what episodes change beyond their rows; return how the child starts of each fared."""
     changes = [(episode, episode.changes) for episode in episodes if episode.changes is not None]
-    inbox: list[object] = []
+    inbox: list[Sequence[object]] = []
     told = _start_children(connection, changes, inbox)
-    sends = [(send.instance_id, send.event, episode.blobs) for episode, change in changes for send in change.sends]
+    sends = [
+        (send.instance_id, send.event, episode.blobs, send.ends) for episode, change in changes for send in change.sends
+    ]
     if sends:
         send_events(connection, sends)
     to_children = [(episode.key, change.to_children) for episode, change in changes if change.to_children is not None]
@@ -68,14 +71,23 @@ def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -
 
 
 def _start_children(
-    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[object]
+    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[Sequence[object]]
 ) -> list[tuple[Started, ...] | None]:
     calls = [(episode, start) for episode, change in changes for start in change.starts]
     if not calls:
         return [None] * len(changes)
-    started = insert_instances(connection, [start.new for _, start in calls])
+    # Nobody could be told that a backlog is full.
+    detached = {start.new.instance_id for _, start in calls if start.crowded is None}
+    started = insert_instances(connection, [start.new for _, start in calls], never_refused=detached)
+    told: list[Started] = []
     for (episode, start), outcome in zip(calls, started, strict=True):
-        if not outcome.created and start.refused is not None:
-            inbox.append((episode.key, start.refused))
-    outcomes = iter(started)
+        if isinstance(outcome, BacklogFullError):
+            told.append(Started(key=0, created=False, workflow=start.new.workflow, events=""))
+            failure = start.crowded
+        else:
+            told.append(outcome)
+            failure = None if outcome.created else start.refused
+        if failure is not None:
+            inbox.append((episode.key, failure, False))
+    outcomes = iter(told)
     return [tuple(islice(outcomes, len(change.starts))) or None for _, change in changes]

@@ -14,14 +14,16 @@ from typing import Any
 import msgspec
 
 from perdure.base.codec import Link
-from perdure.base.errors import StaleLeaseError
+from perdure.base.errors import BacklogFullError, StaleLeaseError
 from perdure.base.faults import crash_point
 from perdure.components.history.references import holder_of, targets_in, targets_of_links
 from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, send_events
 from perdure.components.history.sqlite.changing import apply_changes
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.components.history.sqlite.purging import note_references
-from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance
+from perdure.components.history.sqlite.purging import drop_unheld, note_references
+from perdure.components.history.sqlite.queues import anything_limited, take_turns
+from perdure.components.history.turns import Arrival
+from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance, Park, Results
 
 _BLOBS_PER_STATEMENT = 32
 
@@ -58,11 +60,12 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """A signal for an instance."""
+    """A signal for an instance, and whether it ends the instance."""
 
     instance_id: str
     event: str
     blobs: Mapping[str, bytes]
+    ends: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -105,6 +108,9 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
             if run.links:
                 connection.execute(_INSERT_LINKS, parameter(_link_rows(run.links)))
             outcomes[index] = run.change(connection)
+        refused = [new for index, new in starts if isinstance(outcomes[index], BacklogFullError)]
+        if refused:
+            drop_unheld(connection, {address for new in refused for address in new.blobs})
         crash_point("store.in_transaction")
         connection.execute("COMMIT")
     except BaseException:
@@ -147,8 +153,7 @@ def _appends(
     rows: list[tuple[int, int, float, str]] = []
     links: list[Link] = []
     consumed: list[int] = []
-    parked: list[object] = []
-    finished: list[int] = []
+    parking: list[tuple[int, Episode, Park]] = []
     changing: list[tuple[int, Episode]] = []
     held: list[tuple[str, set[str]]] = []
     for index, append in appends:
@@ -165,17 +170,17 @@ def _appends(
         links.extend(episode.links)
         consumed.extend(episode.consumed)
         if episode.park is not None:
-            park = episode.park
-            ended = park.status.finished
-            parked.append((episode.key, park.status, park.due, park.waits, episode.at if ended else None))
-            if ended:
-                finished.append(episode.key)
+            parking.append((index, episode, episode.park))
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
+    finished = [episode.key for _, episode, park in parking if park.status.finished]
     if changing:
         # Before instances are parked: what this puts into their inboxes makes them due.
         started = apply_changes(connection, [episode for _, episode in changing])
-        outcomes.update((index, told) for (index, _), told in zip(changing, started, strict=True))
+        outcomes.update((index, told and Results(told)) for (index, _), told in zip(changing, started, strict=True))
+    if changing or finished:
+        _take_turns(connection, changing, parking, outcomes)
+    parked = [_park_row(episode, park) for index, episode, park in parking if not _stays(park, outcomes[index])]
     steps = (
         (INSERT_HISTORY, rows),
         (_INSERT_LINKS, _link_rows(links)),
@@ -190,13 +195,60 @@ def _appends(
         note_references(connection, [*held, *targets_of_links(links).items()])
 
 
+def _park_row(episode: Episode, park: Park) -> tuple[object, ...]:
+    return episode.key, park.status, park.due, park.waits, episode.at if park.status.finished else None
+
+
+def _stays(park: Park, outcome: Outcome) -> bool:
+    return park.unless_granted and outcome is not None and bool(outcome.granted)
+
+
+def _take_turns(
+    connection: sqlite3.Connection,
+    changing: Sequence[tuple[int, Episode]],
+    parking: Sequence[tuple[int, Episode, Park]],
+    outcomes: dict[int, Outcome],
+) -> None:
+    """Take and give back the tickets of episodes, and add to their outcomes what became of it."""
+    ending = [(index, episode) for index, episode, park in parking if park.status.finished]
+    changes = [(index, episode, episode.changes) for index, episode in changing if episode.changes is not None]
+    renewed = [episode.key for _, episode, change in changes if change.renews]
+    turns = [(index, episode, turn) for index, episode, change in changes for turn in change.turns]
+    given_back = [(episode.key, task) for _, episode, change in changes for task in change.gives_back]
+    if not turns and not given_back and not ((ending or renewed) and anything_limited(connection)):
+        return
+    told = take_turns(
+        connection,
+        max(episode.at for _, episode in (*ending, *changing)),
+        arrivals=[Arrival(turn.ticket, episode.key, turn.task, turn.granted) for _, episode, turn in turns],
+        ended=[episode.key for _, episode in ending],
+        renewed=renewed,
+        given_back=given_back,
+    )
+    granted: dict[int, list[int]] = {}
+    for (index, _, turn), answer in zip(turns, told.answers, strict=True):
+        if answer != "waits":
+            granted.setdefault(index, []).append(turn.task)
+    concerned = set(granted)
+    if told.woken or told.next_turn is not None:
+        concerned |= {index for index, _ in (*ending, *changing)}
+    for index in concerned:
+        before = outcomes[index]
+        outcomes[index] = Results(
+            () if before is None else before.started,
+            tuple(granted.get(index, ())),
+            told.woken,
+            told.next_turn,
+        )
+
+
 def _link_rows(links: Iterable[Link]) -> list[object]:
     return [(link.root, link.depth, link.digest, link.parent, link.message) for link in links]
 
 
 def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
     if sends:
-        statuses = send_events(connection, [(send.instance_id, send.event, send.blobs) for _, send in sends])
+        statuses = send_events(connection, [(send.instance_id, send.event, send.blobs, send.ends) for _, send in sends])
         outcomes.update((index, status) for (index, _), status in zip(sends, statuses, strict=True))
 
 

@@ -21,17 +21,20 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, StoreUnavailableError
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
+from perdure.base.limits import Limits
 from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
-from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
+from perdure.components.history.sqlite.listing import expired_keys, in_line, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
+from perdure.components.history.sqlite.queues import NEXT_TURN, declare, grant_due, tickets_of
 from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
     EVERYTHING,
     NO_BLOBS,
+    NO_TICKETS,
     Appended,
     Claimed,
     Episode,
@@ -43,6 +46,7 @@ from perdure.ports.history_store import (
     Signal,
     Started,
 )
+from perdure.ports.tickets import Queue
 
 T = TypeVar("T")
 
@@ -296,10 +300,16 @@ class SQLiteHistoryStore:
 
         await self._change(give_back)
 
-    async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
+    async def signal(
+        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS, *, ends: bool = False
+    ) -> Status | None:
         """Put an event into an inbox."""
-        outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs))
+        outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs, ends))
         return outcome
+
+    async def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
+        """Let these limits hold from now on."""
+        await self._change(partial(declare, limits=limits, now=now))
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances that nobody owns."""
@@ -309,6 +319,7 @@ class SQLiteHistoryStore:
             if connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is None:
                 # Returned, not raised: what was refused must not roll the rest of its group back.
                 return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} was taken over")
+            grant_due(connection, now)
             parameters = {"token": lease.token, "now": now, "workflows": names, "limit": limit}
             keys = [row[0] for row in connection.execute(_CLAIM, parameters)]
             return _claimed(connection, keys) if keys else []
@@ -335,7 +346,8 @@ class SQLiteHistoryStore:
 
         def query(connection: sqlite3.Connection) -> float | None:
             row = connection.execute(statement, (names,)).fetchone()
-            return None if row is None else row[0]
+            (turn,) = connection.execute(NEXT_TURN).fetchone()
+            return min((at for at in (turn, None if row is None else row[0]) if at is not None), default=None)
 
         return await self._read(query)
 
@@ -396,7 +408,11 @@ class SQLiteHistoryStore:
 
     async def find(self, instance_id: str) -> InstanceRecord | None:
         """Return one instance, or None."""
-        return (await self.find_all([instance_id])).get(instance_id)
+
+        def query(connection: sqlite3.Connection) -> list[InstanceRecord]:
+            return in_line(connection, list(records_by_id(connection, [instance_id]).values()))
+
+        return next(iter(await self._read(query)), None)
 
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""
@@ -471,9 +487,17 @@ def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered:
 def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
     parameter = (msgspec.json.encode(keys).decode(),)
     signals: dict[int, list[Signal]] = {}
+    tickets = tickets_of(connection, keys)
     for row in msgspec.json.decode(connection.execute(_SIGNALS, parameter).fetchone()[0]):
         signals.setdefault(row[1], []).append(Signal(*row))
     return [
-        Claimed(key=key, instance_id=name, workflow=workflow, next_seq=seq, signals=tuple(signals.get(key, ())))
+        Claimed(
+            key=key,
+            instance_id=name,
+            workflow=workflow,
+            next_seq=seq,
+            signals=tuple(signals.get(key, ())),
+            tickets=tickets.get(key, NO_TICKETS),
+        )
         for key, name, workflow, seq in msgspec.json.decode(connection.execute(_CLAIMED, parameter).fetchone()[0])
     ]

@@ -26,6 +26,7 @@ from perdure.ports.history_store import (
     Lease,
     NewInstance,
     Park,
+    Results,
     Started,
 )
 
@@ -77,14 +78,19 @@ def raised(name: str) -> str:
 
 async def append(store: HistoryStore, lease: Lease, episode: Episode) -> Sequence[Started]:
     """Append and wait for the answer: the outcomes of the child starts."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Sequence[Started]] = loop.create_future()
+    return (await appended(store, lease, episode)).started
 
-    def done(outcome: Exception | Sequence[Started] | None) -> None:
+
+async def appended(store: HistoryStore, lease: Lease, episode: Episode) -> Results:
+    """Append and wait for the results."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Results] = loop.create_future()
+
+    def done(outcome: Exception | Results | None) -> None:
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)
         else:
-            answer.set_result(outcome or ())
+            answer.set_result(outcome or Results())
 
     store.append(lease, episode, done)
     return await answer
