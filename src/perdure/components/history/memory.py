@@ -250,14 +250,14 @@ class MemoryHistoryStore:
         """Let these limits hold from now on."""
         self._queues.declare(limits, now)
 
-    def _turn(self, key: int, task: int, event: str | None) -> None:
+    def _turn(self, key: int, task: int, event: str | None, now: float) -> None:
         """Let an instance know that it got its turn."""
         instance = self._instances[key - 1]
         if event is not None:
             self._put(instance, event)
         elif task == INSTANCE and not instance.status.finished:
             self._version += 1
-            instance.due = 0.0
+            instance.due = now
             self._queue(instance)
 
     def _accept(self, new: NewInstance, *, may_be_refused: bool = True, is_limited: bool = True) -> Started:

@@ -10,8 +10,8 @@ from perdure.base.line import Answer, Line, Waiting
 from perdure.components.history.turns import INSTANCE, Arrival, InLine, Outcome, ahead_of
 from perdure.ports.tickets import Queue, Ticket
 
-Told = Callable[[int, int, str | None], None]
-"""Told of a grant: the instance, the attempt or INSTANCE, and the event for its inbox."""
+Told = Callable[[int, int, str | None, float], None]
+"""Told of a grant: the instance, the attempt or INSTANCE, the event for its inbox, and the time."""
 
 
 class _Taken:
@@ -92,7 +92,7 @@ class MemoryQueues:
                 self._coming.discard(arrival.instance)
                 line = self._line(arrival.ticket)
                 if line is None or self._arrive(line, arrival, now) == "granted":
-                    self._told(arrival.instance, INSTANCE, None)
+                    self._told(arrival.instance, INSTANCE, None, now)
         for queue, line in self._lines.items():
             if line.waiting and line.limits.rate is not None:
                 self._settle(queue, now)
@@ -174,7 +174,7 @@ class MemoryQueues:
             instance, task = ticket.holder
             taken = self._taken[instance][task]
             taken.granted = True
-            self._told(instance, task, taken.arrival.granted)
+            self._told(instance, task, taken.arrival.granted, now)
         if line.waiting == 0 and len(line.places) > 2 * line.running + 64:
             line.places = {key: place for key, place in line.places.items() if not place.is_idle}
         self._note_wake(queue, line, now)

@@ -291,7 +291,7 @@ class _Desk:
             return
         found: dict[tuple[int, str], list[Waiting]] = {}
         for queue, key, number, priority, *holder in _decoded(
-            self._connection.execute(_FIRST_TICKETS, (*parameter(places), window))
+            self._connection.execute(_FIRST_TICKETS, (*parameter(list(places)), window))
         ):
             found.setdefault((queue, key), []).append(Waiting(number, priority, holder))
         for where, tickets in found.items():
@@ -327,7 +327,7 @@ class _Desk:
             line.settle(self._now, 0)
 
     def _load_next(self, number: int, line: Line, most: int) -> None:
-        chosen = (number, parameter(line.places)[0], most)
+        chosen = (number, parameter(list(line.places))[0], most)
         rows = _decoded(self._connection.execute(_NEXT_PLACES, chosen))
         if rows:
             self._seat(rows, most)

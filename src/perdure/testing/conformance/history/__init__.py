@@ -8,12 +8,13 @@ from perdure.testing.conformance.history.histories import Histories
 from perdure.testing.conformance.history.instances import Instances
 from perdure.testing.conformance.history.leases import Leases
 from perdure.testing.conformance.history.owning import Owning
+from perdure.testing.conformance.history.queues import Queues
 from perdure.testing.conformance.history.signals import Signals
 
 __all__ = ["HistoryStoreConformance"]
 
 
-class HistoryStoreConformance(Instances, Histories, Owning, Signals, Leases):
+class HistoryStoreConformance(Instances, Histories, Owning, Signals, Leases, Queues):
     """The rules that every history store keeps; inherit it to prove an adapter.
 
     Override ``make_store``, and ``reopen`` where one object cannot stand for two processes. ``patience`` is the number

@@ -60,6 +60,26 @@ def on_open_store(
     return test
 
 
+def in_two_lives(
+    suite: Suite,
+    folder: Path,
+    before: Callable[[HistoryStore], Coroutine[Any, Any, None]],
+    after: Callable[[HistoryStore], Coroutine[Any, Any, None]],
+) -> None:
+    """Run one coroutine over an open store, and another one over the same store, closed and opened again."""
+
+    async def live(store: HistoryStore, scenario: Callable[[HistoryStore], Coroutine[Any, Any, None]]) -> None:
+        await store.open()
+        try:
+            await scenario(store)
+        finally:
+            await store.close()
+
+    store = suite.make_store(folder)
+    asyncio.run(live(store, before))
+    asyncio.run(live(suite.reopen(store), after))
+
+
 def new(instance_id: str, lease: Lease | None = None, *, at: float = T0, workflow: str = WORKFLOW) -> NewInstance:
     """Return an instance to start."""
     events = encode_events([ExecutionStarted(name=workflow)])
