@@ -20,6 +20,12 @@ CANCELLED = "perdure.cancelled"
 TERMINATE = "perdure.terminate"
 """Sent to a child workflow: its caller needs it no longer."""
 
+GRANTED = "perdure.granted"
+"""Attempts that waited for their turn got it; the input is an object with their ids as ``tasks``."""
+
+QUEUED = "perdure.queued"
+"""Attempts that had lost their place wait for their turn anew; the input is the list of their ids."""
+
 NOTES = frozenset({PATCHED, CANCELLED})
 """Events that the code's own decisions leave in a history, for people and for later replays."""
 

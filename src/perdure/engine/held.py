@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -14,6 +14,7 @@ from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
+from perdure.ports.history_store import NO_TICKETS
 
 
 class Turnout(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +50,8 @@ class Held:
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
         to_start: attempts that begin once the current episode is durable.
+        to_queue: attempts that take a ticket with the next episode, though they were decided before.
+        tickets: the attempts that have a ticket, and whether it was granted without an event in the history.
         timer: the armed wake-up for the next timer.
     """
 
@@ -66,7 +69,9 @@ class Held:
         "last_signal",
         "next_seq",
         "running",
+        "tickets",
         "timer",
+        "to_queue",
         "to_start",
         "workflow",
     )
@@ -82,6 +87,8 @@ class Held:
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
         self.to_start: list[TaskScheduled] = []
+        self.to_queue: list[TaskScheduled] = []
+        self.tickets: Mapping[int, bool] = NO_TICKETS
         self.timer: asyncio.TimerHandle | None = None
         self._events: list[AnyEvent] = []
         self._blobs: dict[str, bytes] = {}

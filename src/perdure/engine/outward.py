@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -26,9 +26,13 @@ from perdure.base.events import (
     encode_event,
     encode_events,
 )
+from perdure.base.limits import Limits
 from perdure.engine.engine_events import TERMINATE
 from perdure.engine.replay import Decisions, Execution, Workflow
+from perdure.engine.rules import ticket_of
+from perdure.engine.turns import given_back, turn_of
 from perdure.ports.history_store import Changes, ChildStart, Lease, NewInstance, Sending
+from perdure.ports.tickets import Turn
 
 
 class Surroundings(Protocol):
@@ -44,13 +48,23 @@ class Surroundings(Protocol):
         """What the worker can execute."""
         ...
 
+    def limits_of(self, activity: str) -> Limits | None:
+        """Return the limits of an activity as this process knows them."""
+        ...
+
     def lease_for(self, started: int) -> Lease | None:
         """Return the lease that one more child starts under, after so many; None to leave it to others."""
         ...
 
 
 def changes_of(
-    execution: Execution, decisions: Decisions, around: Surroundings, workflow: str | None
+    execution: Execution,
+    decisions: Decisions,
+    around: Surroundings,
+    workflow: str | None,
+    *,
+    tickets: Collection[int],
+    to_queue: Iterable[TaskScheduled],
 ) -> Changes | None:
     """Return what an episode changes beyond its row, or None.
 
@@ -59,6 +73,8 @@ def changes_of(
         decisions: what it decided, and what led to it.
         around: what children start with.
         workflow: the key that the instance is kept under from now on, or None for as before.
+        tickets: the attempts that have a ticket.
+        to_queue: attempts that take one though they were decided before.
     """
     writer = _Writer(execution, decisions, around)
     for event in decisions.events:
@@ -66,6 +82,13 @@ def changes_of(
             handler = _HANDLERS.get(type(event))
             if handler is not None:
                 handler(writer, event)
+        elif event.admission is not None:
+            writer.queue(event)
+    for event in to_queue:
+        writer.queue(event)
+    if tickets and not execution.ended:
+        writer.gives_back = given_back(execution, decisions.events, tickets)
+        writer.touched = writer.touched or bool(writer.gives_back)
     if not (writer.touched or workflow or decisions.custom_status is not None or decisions.attributes):
         return None
     return Changes(
@@ -77,6 +100,8 @@ def changes_of(
         status=writer.status,
         custom_status=decisions.custom_status,
         attributes=decisions.attributes or {},
+        turns=tuple(writer.turns),
+        gives_back=writer.gives_back,
     )
 
 
@@ -87,10 +112,20 @@ class _Writer:
         self.sends: list[Sending] = []
         self.to_children: str | None = None
         self.status: Status | None = None
+        self.turns: list[Turn] = []
+        self.gives_back: tuple[int, ...] = ()
         self._execution = execution
         self._decisions = decisions
         self._around = around
         self._leased = 0
+
+    def queue(self, event: TaskScheduled) -> None:
+        """Let an attempt take a ticket; what an ended instance or a cancelled call asked for is not run."""
+        execution = self._execution
+        if not execution.ended and execution.is_pending(event.id):
+            self.touched = True
+            limits = self._around.limits_of(event.name)
+            self.turns.append(turn_of(execution, event, self._around.app_id, limits))
 
     def start_child(self, event: SubOrchestrationInstanceCreated) -> None:
         self.touched = True
@@ -107,7 +142,7 @@ class _Writer:
         )
         name, _, version = key.partition("@")
         given = execution.input_of(event)
-        started = ExecutionStarted(name=name, input=given, version=version, parent=parent)
+        started = ExecutionStarted(name=name, input=given, version=version, parent=parent, admission=event.admission)
         new = NewInstance(
             instance_id=event.instance_id,
             app_id=app_id,
@@ -116,15 +151,30 @@ class _Writer:
             events=encode_events([started]),
             lease=lease,
             parent=None if event.detached else execution.instance_id,
+            ticket=None if event.admission is None else ticket_of(app_id, name, event.admission, code and code.rules),
         )
-        self.starts.append(ChildStart(new=new, refused=None if event.detached else self._refusal(event)))
+        if event.detached:
+            self.starts.append(ChildStart(new=new))
+            return
+        taken = f"the instance id {event.instance_id!r} is taken; choose another one for the child workflow"
+        crowded = f"the backlog of workflow {name!r} is full; start it again later, run more at a time, or allow more"
+        self.starts.append(
+            ChildStart(
+                new=new,
+                refused=self._refusal(event, "InstanceExistsError", taken, non_retryable=True),
+                crowded=self._refusal(event, "BacklogFullError", crowded),
+            )
+        )
 
-    def _refusal(self, event: SubOrchestrationInstanceCreated) -> str:
-        failure = Failure(
-            error_type="InstanceExistsError",
-            message=f"the instance id {event.instance_id!r} is taken; choose another one for the child workflow",
-            non_retryable=True,
-        )
+    def _refusal(
+        self,
+        event: SubOrchestrationInstanceCreated,
+        error_type: str,
+        message: str,
+        *,
+        non_retryable: bool = False,
+    ) -> str:
+        failure = Failure(error_type=error_type, message=message, non_retryable=non_retryable)
         failed = SubOrchestrationInstanceFailed(
             task_id=event.id, failure=failure, generation=self._execution.generation
         )
@@ -133,9 +183,10 @@ class _Writer:
     def send(self, event: EventSent) -> None:
         self.touched = True
         sent: AnyEvent = EventRaised(name=event.name, input=event.input)
-        if event.name == TERMINATE:
+        ends = event.name == TERMINATE
+        if ends:
             sent = ExecutionTerminated(reason=f"cancelled by {self._execution.instance_id}")
-        self.sends.append(Sending(event.instance_id, encode_event(sent)))
+        self.sends.append(Sending(event.instance_id, encode_event(sent), ends))
 
     def suspended(self, _: ExecutionSuspended) -> None:
         self.touched, self.status = True, Status.SUSPENDED

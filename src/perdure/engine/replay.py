@@ -58,6 +58,7 @@ from perdure.engine.tasks import Task
 
 if TYPE_CHECKING:
     from perdure.engine.retention import Retention
+    from perdure.engine.rules import Rules
 
 Steps = Generator[Any, Any, Any]
 
@@ -76,6 +77,11 @@ class Workflow(Protocol):
     @property
     def keys(self) -> tuple[str, ...]:
         """What instances that it executes are kept under: its own key, then those of the versions that it follows."""
+        ...
+
+    @property
+    def rules(self) -> Rules | None:
+        """Its limits, or None."""
         ...
 
     @property
@@ -253,6 +259,9 @@ class Execution(Requests):
         match recorded:
             case TaskScheduled():
                 self._calls[recorded.id].adopt(recorded)
+                self.queued.discard(recorded.id)
+                if recorded.admission is not None:
+                    self.queued.add(recorded.id)
             case SubOrchestrationInstanceCreated(detached=False):
                 self._children[recorded.id].adopt(recorded)
             case TimerCreated(id=timer_id, fire_at=fire_at):
@@ -304,6 +313,7 @@ class Execution(Requests):
 
     def _task_completed(self, event: TaskCompleted) -> None:
         self.asked.discard(event.task_id)
+        self.queued.discard(event.task_id)
         self._resolve(self._calls.pop(event.task_id), event.result)
 
     def _child_completed(self, event: SubOrchestrationInstanceCompleted) -> None:
@@ -319,6 +329,7 @@ class Execution(Requests):
     def _task_failed(self, event: TaskFailed) -> None:
         call = self._calls.pop(event.task_id)
         self.asked.discard(event.task_id)
+        self.queued.discard(event.task_id)
         if not self._try_again(call, event.failure):
             call.task.reject(ActivityFailedError(call.first.name, event.failure))
 
@@ -348,12 +359,21 @@ class Execution(Requests):
         call.current = self._next_attempt(call.first, call.current.attempt + 1)
         table = self._calls if isinstance(call.current, TaskScheduled) else self._children
         table[call.current.id] = call
+        if isinstance(call.current, TaskScheduled) and call.current.admission is not None:
+            self.queued.add(call.current.id)
         self._requested.append(call.current)
 
     def _next_attempt(self, first: Called, attempt: int) -> Called:
         number = self._new_id()
         if isinstance(first, TaskScheduled):
-            return TaskScheduled(id=number, name=first.name, timeout=first.timeout, attempt=attempt, retry_of=first.id)
+            return TaskScheduled(
+                id=number,
+                name=first.name,
+                timeout=first.timeout,
+                attempt=attempt,
+                retry_of=first.id,
+                admission=first.admission,
+            )
         chosen = first.instance_id != self.child_id(first.id)
         return SubOrchestrationInstanceCreated(
             id=number,
@@ -362,6 +382,7 @@ class Execution(Requests):
             app_id=first.app_id,
             attempt=attempt,
             retry_of=first.id,
+            admission=first.admission,
         )
 
     def _event_raised(self, event: EventRaised) -> None:
