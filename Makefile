@@ -33,8 +33,8 @@ unit: venv ## tests, with the coverage gates
 bench: venv ## every benchmark on uvloop, one JSON line each
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --uvloop || exit 1; done
 
-chaos: venv ## ten minutes of random kills under load
-	$(BIN)/python -m pytest -m chaos tests/chaos -s
+chaos: venv ## random kills under load, new seeds for the simulation, power cuts on a disk that fails
+	$(BIN)/python -m pytest -m chaos tests/chaos tests/simulation tests/misfortunes -s
 
 format: venv ## put the sources into the project's format
 	$(BIN)/ruff format .

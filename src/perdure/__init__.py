@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perdure.base.errors import (
         ActivityFailedError,
         AgentError,
+        ChildWorkflowFailedError,
         InstanceError,
         ModelError,
         ModelUnavailableError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from perdure.base.events import Failure, RetryPolicy, Status
+    from perdure.base.schedule import Schedule
     from perdure.components.history.sqlite import SQLiteHistoryStore
     from perdure.engine.activity import ActivityContext, current_activity
     from perdure.engine.held import WorkerOptions
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from perdure.hosting.runner import AgentRunner
     from perdure.llm.echo import EchoModel
     from perdure.llm.openai import OpenAIChatModel
+    from perdure.llm.tasks import task
     from perdure.ports.chat_model import ChatModel, ChatReply, ChatRequest
     from perdure.ports.toolset import Interrupted
     from perdure.runtime.embedded import EmbeddedRuntime
@@ -45,6 +48,7 @@ _HOMES = {
     "perdure.base.errors": [
         "ActivityFailedError",
         "AgentError",
+        "ChildWorkflowFailedError",
         "InstanceError",
         "ModelError",
         "ModelUnavailableError",
@@ -56,6 +60,7 @@ _HOMES = {
         "UsageError",
     ],
     "perdure.base.events": ["Failure", "RetryPolicy", "Status"],
+    "perdure.base.schedule": ["Schedule"],
     "perdure.components.history.sqlite": ["SQLiteHistoryStore"],
     "perdure.engine.activity": ["ActivityContext", "current_activity"],
     "perdure.engine.held": ["WorkerOptions"],
@@ -63,6 +68,7 @@ _HOMES = {
     "perdure.hosting.runner": ["AgentRunner"],
     "perdure.llm.echo": ["EchoModel"],
     "perdure.llm.openai": ["OpenAIChatModel"],
+    "perdure.llm.tasks": ["task"],
     "perdure.ports.chat_model": ["ChatModel", "ChatReply", "ChatRequest"],
     "perdure.ports.toolset": ["Interrupted"],
     "perdure.runtime.embedded": ["EmbeddedRuntime"],
@@ -83,6 +89,7 @@ __all__ = [
     "ChatModel",
     "ChatReply",
     "ChatRequest",
+    "ChildWorkflowFailedError",
     "DurableAgent",
     "EchoModel",
     "EmbeddedRuntime",
@@ -97,6 +104,7 @@ __all__ = [
     "RetryPolicy",
     "RunFailedError",
     "SQLiteHistoryStore",
+    "Schedule",
     "Status",
     "StoreError",
     "Task",
@@ -108,6 +116,7 @@ __all__ = [
     "WorkflowRetryPolicy",
     "activity",
     "current_activity",
+    "task",
     "tool",
     "workflow",
 ]

@@ -27,6 +27,9 @@ PROMISED = {
     "idle": {"rss_bytes_each", "disk_bytes_each", "wake_p50_ms", "wake_p99_ms"},
     "recovery": {"recovery_s", "lost", "repeated"},
     "conversation": {"stored_over_conversation", "first_turn_ms", "last_turn_ms"},
+    "fork": {"fork_at_end_ms", "fork_in_middle_ms"},
+    "timers": {"all_fired_within_s", "late_p99_ms", "early"},
+    "scale": {"list_ms", "list_by_attribute_ms", "wake_p50_ms", "wake_p99_ms", "start_p50_ms", "start_p99_ms"},
     # The packages and megabytes of a base install need a built wheel, which --quick leaves out.
     "start": {"import_ms", "cold_start_ms"},
 }

@@ -120,7 +120,7 @@ class ProgramWorkflow:
     """A program as a workflow."""
 
     def __init__(self, program: Node, name: str = "program") -> None:
-        self.name, self.keys, self.retention = name, (name,), None
+        self.name, self.keys, self.retention, self.newest = name, (name,), None, self
         self._program = program
 
     def begin(self, execution: Execution, argument: Any) -> Generator[Any, Any, Any]:

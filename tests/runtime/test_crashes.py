@@ -57,6 +57,18 @@ def test_an_interrupted_activity_is_run_again_under_the_same_key_and_told_so(ope
     asyncio.run(run())
 
 
+def test_the_first_activity_of_a_run_that_another_process_accepted_begins_once(opened):
+    async def run() -> None:
+        payment = Payment(hangs=0)
+        async with opened(payment.registry, worker=False) as client:
+            await client.start("flow", {"amount": 5}, instance_id="one")
+            async with opened(payment.registry):
+                assert await client.wait("one", PATIENCE) == "paid {'amount': 5}"
+        assert payment.runs == [("one/0", 1, False)]
+
+    asyncio.run(run())
+
+
 def test_an_activity_that_asks_waits_for_a_human_and_says_so(opened):
     async def run() -> None:
         payment = Payment("ask")

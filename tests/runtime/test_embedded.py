@@ -196,6 +196,33 @@ def test_a_large_event_reaches_the_workflow_whole(opened):
     asyncio.run(run())
 
 
+def test_large_values_that_reach_a_suspended_run_are_whole_when_it_is_resumed(opened):
+    gate = asyncio.Event()
+
+    async def slow(_):
+        await gate.wait()
+        return "y" * 50_000
+
+    async def flow(ctx, _):
+        return await ctx.when_all([ctx.call_activity(slow), ctx.wait_for_external_event("go")])
+
+    async def run() -> None:
+        async with opened(registry_of(flow, activities=(slow,))) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await runtime.suspend("one")
+            await runtime.raise_event("one", "go", "x" * 50_000)
+            gate.set()
+
+            async def held() -> bool:
+                return bool(await waits_of(runtime, "one"))
+
+            await until(held)
+            await runtime.resume("one")
+            assert await runtime.wait("one", PATIENCE) == ["y" * 50_000, "x" * 50_000]
+
+    asyncio.run(run())
+
+
 def test_terminating_ends_a_waiting_run_with_its_reason(opened):
     async def run() -> None:
         async with opened(registry_of(waiting)) as runtime:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,14 +33,32 @@ class FailingStore(MemoryHistoryStore):
         super().__init__("failing")
         self.failures: dict[str, list[Exception]] = defaultdict(list)
         self.calls: dict[str, int] = defaultdict(int)
+        self.late: dict[int, Callable[[], None]] = {}
+        self.answers_starts = asyncio.Event()
+        self.answers_starts.set()
+        self.answers_reads = asyncio.Event()
+        self.answers_reads.set()
+        self._late_rows: set[int] = set()
+
+    def answer_late(self, row: int) -> None:
+        """Keep the answer to the next commit of this row back, until the test calls ``late[row]``."""
+        self._late_rows.add(row)
 
     def fail(self, call: str, error: type[StoreError] = StoreLockedError, times: int = 1) -> None:
         self.failures[call] += [error("failing", "for a moment")] * times
+
+    async def start(self, new):
+        started = await super().start(new)
+        await self.answers_starts.wait()
+        return started
 
     def append(self, lease, episode, done):
         self.calls["append"] += 1
         if self.failures["append"]:
             asyncio.get_running_loop().call_soon(done, self.failures["append"].pop())
+        elif episode.seq in self._late_rows:
+            self._late_rows.discard(episode.seq)
+            super().append(lease, episode, lambda error: self.late.update({episode.seq: partial(done, error)}))
         else:
             super().append(lease, episode, done)
 
@@ -47,12 +68,14 @@ def _failing(name: str) -> Any:
         self.calls[name] += 1
         if self.failures[name]:
             raise self.failures[name].pop()
+        if name == "blobs":
+            await self.answers_reads.wait()
         return await getattr(MemoryHistoryStore, name)(self, *args, **kwargs)
 
     return call
 
 
-for _name in ("join", "leave", "reap", "release", "claim", "inbox", "load", "blobs", "find_all"):
+for _name in ("join", "leave", "reap", "release", "claim", "inbox", "next_due", "load", "blobs", "find_all"):
     setattr(FailingStore, _name, _failing(_name))
 
 
@@ -179,6 +202,146 @@ def test_the_scheduler_goes_on_after_an_error_of_the_store(runtimes, call):
     asyncio.run(run())
 
 
+def test_a_timer_fires_although_the_look_for_it_failed(runtimes):
+    clock = ManualClock()
+
+    async def flow(ctx, _):
+        await ctx.create_timer(60)
+
+    async def run() -> None:
+        async with runtimes(flow, clock=clock) as runtime:
+            runtimes.store.fail("next_due", times=10_000)
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            asked = runtimes.store.calls["next_due"]
+            await until(lambda: runtimes.store.calls["next_due"] > asked)
+            runtimes.store.failures.clear()
+            clock.at += 61
+            await runtime.wait("one", PATIENCE)
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_comes_after_the_instance_was_claimed_again_does_not_drop_it(runtimes):
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def held(_):
+        runs.append("held")
+        await gate.wait()
+
+    async def flow(ctx, _):
+        await ctx.create_timer(0.05)
+        await ctx.call_activity(held)
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            runtimes.store.answer_late(1)
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: runs)
+            runtimes.store.late.pop(1)()
+            gate.set()
+            await runtime.wait("one", PATIENCE)
+        assert runs == ["held"]
+
+    asyncio.run(run())
+
+
+def test_a_start_that_is_answered_after_its_lease_was_lost_does_not_run_the_instance_a_second_time(runtimes):
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def held(_):
+        runs.append("held")
+        await gate.wait()
+
+    async def flow(ctx, _):
+        await ctx.call_activity(held)
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            runtimes.store.answers_starts.clear()
+            starting = asyncio.create_task(runtime.start(flow, instance_id="one"))
+            await until(lambda: runtime.find("one"))
+            runtimes.store.kill(runtime._worker.lease)
+            runtime.look_for_work()
+            await until(lambda: runs)
+            runtimes.store.answers_starts.set()
+            await starting
+            commits = runtimes.store.calls["append"]
+            await runtime.raise_event("one", "unread")
+            await until(lambda: runtimes.store.calls["append"] > commits)
+            gate.set()
+            await runtime.wait("one", PATIENCE)
+        assert runs == ["held"]
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_comes_after_the_instance_waits_again_keeps_the_younger_function(runtimes):
+    async def flow(ctx, _):
+        try:
+            await ctx.create_timer(0.05)
+            await ctx.call_activity(echo, input=0)
+            return await ctx.wait_for_external_event("go")
+        finally:
+            await ctx.call_activity(echo, input=1)
+
+    async def waits_for_go(runtime) -> bool:
+        return "events" in await waits_of(runtime, "one")
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            runtimes.store.answer_late(1)
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_for_go(runtime))
+            await until(lambda: not runtime._worker.held)
+            runtimes.store.late.pop(1)()
+            gc.collect()
+            await runtime.raise_event("one", "go", 5)
+            assert await runtime.wait("one", PATIENCE) == 5
+
+    asyncio.run(run())
+    gc.collect()
+
+
+def test_room_that_a_late_answer_makes_is_given_to_who_waits_for_it(runtimes):
+    async def run() -> None:
+        async with runtimes(echoing, max_running=1) as runtime:
+            runtimes.store.answer_late(2)
+            await runtime.start(echoing, 1, instance_id="one")
+            await until(lambda: runtimes.store.late)
+            await runtime.start(echoing, 2, instance_id="two")
+            await until(lambda: runtime._scheduler._seen_version == runtimes.store._version)
+            runtimes.store.late.pop(2)()
+            assert await runtime.wait("two", PATIENCE) == 2
+
+    asyncio.run(run())
+
+
+def test_a_timer_fires_although_the_look_after_new_room_failed(runtimes):
+    clock = ManualClock()
+
+    async def flow(ctx, _):
+        await ctx.create_timer(60)
+
+    async def run() -> None:
+        async with runtimes(echoing, flow, clock=clock, max_running=1) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            runtimes.store.answer_late(2)
+            await runtime.start(echoing, 2, instance_id="two")
+            await until(lambda: runtimes.store.late)
+            await until(lambda: runtime._scheduler._seen_version == runtimes.store._version)
+            runtimes.store.fail("next_due")
+            runtimes.store.late.pop(2)()
+            await until(lambda: not runtimes.store.failures["next_due"])
+            clock.at += 61
+            await runtime.wait("one", PATIENCE)
+
+    asyncio.run(run())
+
+
 def test_an_event_for_an_instance_in_hand_arrives_although_the_first_look_failed(runtimes):
     gate = asyncio.Event()
 
@@ -195,6 +358,37 @@ def test_an_event_for_an_instance_in_hand_arrives_although_the_first_look_failed
             runtimes.store.fail("inbox")
             await runtime.raise_event("one", "go", 5)
             assert await runtime.wait("one", PATIENCE) == 5
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("call", ["blobs", "load"])
+def test_a_store_that_cannot_be_read_for_a_moment_cuts_no_running_activity_off(runtimes, call):
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def slow(_):
+        runs.append("slow")
+        await gate.wait()
+
+    async def quick(_):
+        runs.append("quick")
+
+    async def flow(ctx, _):
+        held = ctx.call_activity(slow)
+        await ctx.wait_for_external_event("go")
+        await ctx.when_all([ctx.call_activity(quick), held])
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: runs)
+            runtimes.store.fail(call, times=2)
+            await runtime.raise_event("one", "go", "x" * 5000)
+            await until(lambda: len(runs) > 1)
+            gate.set()
+            await runtime.wait("one", PATIENCE)
+        assert runs == ["slow", "quick"]
 
     asyncio.run(run())
 
@@ -229,6 +423,28 @@ def test_a_store_that_cannot_be_read_costs_an_activity_no_attempt(runtimes):
             assert not runtimes.store.failures["blobs"]
 
     asyncio.run(run())
+
+
+def test_a_function_that_is_being_woken_is_unwound_when_the_runtime_closes(runtimes):
+    async def flow(ctx, _):
+        await ctx.call_activity(echo, input=0)
+        try:
+            await ctx.wait_for_external_event("go")
+        finally:
+            await ctx.call_activity(echo, input=1)
+
+    async def run() -> None:
+        async with runtimes(flow) as runtime:
+            await runtime.start(flow, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            await until(lambda: not runtime._worker.held)
+            runtimes.store.answers_reads.clear()
+            await runtime.raise_event("one", "go", "x" * 5000)
+            await until(lambda: runtimes.store.calls["blobs"])
+
+    asyncio.run(run())
+    # An unwinding by the garbage collector would be told as an error: the function awaits in its clean-up.
+    gc.collect()
 
 
 def test_those_who_wait_are_told_that_the_store_cannot_be_read(runtimes):

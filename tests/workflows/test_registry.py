@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
+import weakref
 from typing import Any
 
 import pytest
@@ -169,3 +171,19 @@ def test_the_decorators_register_under_the_functions_name_or_a_given_one(names):
 def test_on_crash_is_a_known_word_or_a_function():
     with pytest.raises(UsageError, match="on_crash is 'guess'; use 'retry', 'ask' or a function"):
         activity(on_crash="guess")
+
+
+def _registry_that_its_activity_refers_to():
+    registry = Registry()
+
+    async def count(_):
+        return len(registry.activities)
+
+    registry.add_activity(count)
+    return weakref.ref(registry)
+
+
+def test_a_registry_whose_activity_refers_to_it_does_not_live_for_ever():
+    registry = _registry_that_its_activity_refers_to()
+    gc.collect()
+    assert registry() is None

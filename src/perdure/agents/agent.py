@@ -34,6 +34,11 @@ class AgentWorkflow:
         self.keys = (self.name,)
         self.retention = None
 
+    @property
+    def newest(self) -> AgentWorkflow:
+        """The agent's own loop: an agent has no versions."""
+        return self
+
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the loop's steps."""
         # A coroutine sends and throws as a generator does.

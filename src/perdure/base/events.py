@@ -206,19 +206,27 @@ class SubOrchestrationInstanceCreated(Event, frozen=True, kw_only=True, omit_def
 
 
 class SubOrchestrationInstanceCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
-    """A child workflow returned; ``generation`` is the caller's when it called."""
+    """A child workflow returned.
+
+    Attributes:
+        task_id: the caller's decision.
+        generation: the caller's when it called.
+        instance_id: the child's; empty where it is not known.
+    """
 
     task_id: int
     result: msgspec.Raw = NULL
     generation: int = 0
+    instance_id: str = ""
 
 
 class SubOrchestrationInstanceFailed(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
-    """A child workflow failed, was terminated, or could not be started."""
+    """A child workflow failed, was terminated, or could not be started; attributes as above."""
 
     task_id: int
     failure: Failure
     generation: int = 0
+    instance_id: str = ""
 
 
 class EventSent(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
@@ -352,6 +360,12 @@ def decode_event(text: str | bytes) -> AnyEvent:
     """Return one event from its JSON text."""
     event: AnyEvent = _single.decode(text)
     return event
+
+
+def ends_instance(text: str) -> bool:
+    """Whether an encoded event is a termination from outside."""
+    # As the encoder writes it: the tag first.
+    return text.startswith('{"type":"ExecutionTerminated"')
 
 
 def describe(event: AnyEvent | None) -> str:

@@ -28,13 +28,32 @@ def require_usable_id(instance_id: str) -> None:
     Raises:
         UsageError: it is empty, longer than 256 characters, or no text that a store keeps.
     """
-    usable = 0 < len(instance_id) <= _ID_LENGTH and "\0" not in instance_id
-    try:
-        instance_id.encode()
-    except UnicodeEncodeError:
-        usable = False
-    if not usable:
+    if not (_is_text(instance_id) and 0 < len(instance_id) <= _ID_LENGTH and "\0" not in instance_id):
         raise UsageError(f"instance_id is {instance_id!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
+
+
+def require_text(field: str, text: str) -> None:
+    """Refuse what an event cannot carry as its name or reason.
+
+    Args:
+        field: what it is given as, for the error's text.
+        text: what was given.
+
+    Raises:
+        UsageError: it is no text that a store keeps.
+    """
+    if not _is_text(text):
+        raise UsageError(f"{field} is {text!r:.80}; use text")
+
+
+def _is_text(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def digest(*parts: bytes) -> str:

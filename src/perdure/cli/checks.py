@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +21,13 @@ from typing import Any, Literal
 import msgspec
 
 import perdure
-from perdure.base.errors import StoreError
+from perdure.base.errors import StoreError, StoreLockedError
 from perdure.base.events import UNFINISHED
 from perdure.cli.formats import plural
 from perdure.cli.options import looking
 from perdure.cli.standing import standing
-from perdure.components.history.sqlite.connection import MINIMUM_SQLITE, connect
+from perdure.components.history.sqlite.connection import MINIMUM_SQLITE, connect, log_of, write_lock_holder
+from perdure.components.history.sqlite.errors import translation
 from perdure.ports.history_store import InstanceQuery
 from perdure.runtime.embedded import EmbeddedRuntime
 
@@ -37,6 +39,8 @@ _SLOW_COMMIT_MS = 20.0
 _LITTLE_SPACE, _NO_SPACE = 1 << 30, 64 << 20
 _OLLAMA = ("127.0.0.1", 11434)
 _LOOKED_AT = 500
+_LARGE_LOG = 100 << 20
+_PATIENCE = 1.0
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -115,8 +119,9 @@ def _commits(folder: Path) -> Check:
         with tempfile.TemporaryDirectory(prefix=".perdure-doctor-", dir=folder) as temporary:
             took = _commit_times(Path(temporary) / "doctor.db")
     except (OSError, StoreError) as error:
-        remedy = "make the folder writable, or choose another store with --store or PERDURE_HOME"
-        return Check("commit", "fail", f"{folder} cannot be written: {error}", remedy)
+        finding, _, remedy = str(error).partition("; ")
+        otherwise = "make the folder writable, or choose another store with --store or PERDURE_HOME"
+        return Check("commit", "fail", f"{folder} cannot be written: {finding}", remedy or otherwise)
     median = statistics.median(took) * 1000
     finding = f"{median:.2f} ms (median of {_COMMITS}, each flushed to disk)"
     if median <= _SLOW_COMMIT_MS:
@@ -125,8 +130,7 @@ def _commits(folder: Path) -> Check:
 
 
 def _commit_times(path: Path) -> list[float]:
-    connection = connect(path, busy_timeout=5.0)
-    try:
+    with closing(connect(path, busy_timeout=5.0)) as connection, translation(str(path)):
         connection.execute("CREATE TABLE sample (content TEXT)")
         took: list[float] = []
         for _ in range(_COMMITS):
@@ -134,8 +138,6 @@ def _commit_times(path: Path) -> list[float]:
             connection.execute("INSERT INTO sample VALUES ('a step of a run')")
             took.append(time.perf_counter() - begun)
         return took
-    finally:
-        connection.close()
 
 
 def _size(number: float) -> str:
@@ -165,7 +167,7 @@ async def store_checks(path: Path) -> list[Check]:
     try:
         async with looking(path) as runtime:
             facts = await runtime.store.check()
-            return [*_facts(path, facts), *await _unfinished(runtime)]
+            return [*_facts(path, facts), _log(path), _write_lock(path), *await _unfinished(runtime)]
     except StoreError as error:
         finding, _, remedy = str(error).partition("; ")
         return [Check("store", "fail", finding, remedy or "see the message")]
@@ -179,6 +181,29 @@ def _facts(path: Path, facts: dict[str, Any]) -> Sequence[Check]:
         Check("runs", "ok", counts or "none"),
         Check("workers", "ok", plural(facts["workers"], "lease")),
     ]
+
+
+def _log(path: Path) -> Check:
+    log = log_of(path)
+    size = log.stat().st_size if log.exists() else 0
+    if size <= _LARGE_LOG:
+        return Check("log", "ok", _size(size))
+    remedy = "look for a process that reads for very long, and at the disk's health; it shrinks by itself afterwards"
+    return Check("log", "warn", f"{_size(size)}: what was committed cannot be moved into the database file", remedy)
+
+
+def _write_lock(path: Path) -> Check:
+    """Look whether somebody keeps the store locked: every start, event and step waits for that."""
+    try:
+        with closing(connect(path, busy_timeout=_PATIENCE)) as connection, translation(str(path)):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except StoreLockedError:
+        holder = write_lock_holder(path)
+        who = "another process" if holder is None else f"process {holder}"
+        remedy = f"end {who}, or wait until it has finished writing; what waits for it goes on by itself"
+        return Check("write lock", "warn", f"{who} has kept the store locked for {_PATIENCE:.0f} s or longer", remedy)
+    return Check("write lock", "ok", "free")
 
 
 async def _unfinished(runtime: EmbeddedRuntime) -> list[Check]:

@@ -56,9 +56,10 @@ def call_text(name: str, arguments: Any, limit: int = 100) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a span of time in at most two units."""
+    """Return a span of time in at most two units; none at all when the clock went back meanwhile."""
     if seconds is None:
         return ""
+    seconds = max(0.0, seconds)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:

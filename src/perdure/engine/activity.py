@@ -117,7 +117,7 @@ async def call_within(function: Callable[[], Any], *, is_async: bool, seconds: f
         raise TimeoutError(f"{name} took longer than {seconds:g} s") from None
 
 
-class Activity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
     """A registered activity.
 
     Attributes:
@@ -144,7 +144,7 @@ class ActivityCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         input: the encoded input.
         resolved: content of the input's references when it is at hand, otherwise None.
         interrupted: whether a crash cut this attempt off before.
-        generation: how often the instance has continued as new.
+        idempotency_key: what names this call, and no other one, on every retry and resume.
     """
 
     instance_id: str
@@ -152,13 +152,7 @@ class ActivityCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     input: msgspec.Raw
     resolved: Resolved | None = None
     interrupted: bool = False
-    generation: int = 0
-
-    @property
-    def idempotency_key(self) -> str:
-        """What names this call, and no other one, on every retry and resume."""
-        generation = f"{self.generation}/" if self.generation else ""
-        return f"{self.instance_id}/{generation}{self.scheduled.call_id}"
+    idempotency_key: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

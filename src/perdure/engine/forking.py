@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from perdure.base.codec import encode
+from perdure.base.codec import decode, encode
 from perdure.base.errors import InstanceError, UsageError
 from perdure.base.events import (
     AnyEvent,
     Called,
     EventRaised,
+    EventSent,
+    ExecutionCompleted,
     ExecutionStarted,
+    ExecutionTerminated,
     HistoryRow,
     Parent,
     SubOrchestrationInstanceCompleted,
@@ -26,7 +29,7 @@ from perdure.base.events import (
     TaskFailed,
     TaskScheduled,
 )
-from perdure.engine.engine_events import NOT_STARTED
+from perdure.engine.engine_events import CANCELLED, NOT_STARTED, TERMINATE
 
 _Outcome = TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
 
@@ -56,19 +59,23 @@ def cut(instance_id: str, rows: Sequence[HistoryRow], at: int) -> Cut:
         at: id of the call's first attempt.
 
     Raises:
-        UsageError: there is no such call.
-        InstanceError: another call of these rows has no outcome yet.
+        UsageError: there is no such call, or its outcome was of no concern any more.
+        InstanceError: another call of these rows has no outcome.
     """
     call = _call_in(instance_id, rows, at)
     kept, left = _divided(rows, at)
     outcomes = {event.task_id: event for row in left for event in row.events if isinstance(event, _Outcome)}
     open_calls = _open_calls(kept)
-    open_calls.pop(at, None)
+    if open_calls.pop(at, None) is None or _has_ended(kept):
+        raise UsageError(
+            f"instance {instance_id!r} went on without the outcome of call #{at} {call.name!r}; fork at another call"
+        )
     unsettled = [one for number, one in open_calls.items() if number not in outcomes]
     if unsettled:
         named = ", ".join(f"{one.name!r} (#{one.id})" for one in unsettled)
+        remedy = "fork at a call before these" if _has_ended(rows) else "wait for them to finish"
         raise InstanceError(
-            instance_id, f"instance {instance_id!r} has calls without an outcome yet: {named}; wait for them to finish"
+            instance_id, f"instance {instance_id!r} has earlier calls without an outcome: {named}; {remedy}"
         )
     settled: list[AnyEvent] = [event for number, event in outcomes.items() if number in open_calls]
     started = (event for row in rows for event in row.events if isinstance(event, ExecutionStarted))
@@ -84,10 +91,17 @@ def _call_in(instance_id: str, rows: Iterable[HistoryRow], at: int) -> Called:
     raise UsageError(f"instance {instance_id!r} has no call #{at}; its calls are: {known or 'none'}")
 
 
+def _has_ended(rows: Iterable[HistoryRow]) -> bool:
+    return any(isinstance(event, ExecutionCompleted) for row in rows for event in row.events)
+
+
 def _divided(rows: Sequence[HistoryRow], at: int) -> tuple[list[HistoryRow], list[HistoryRow]]:
+    """Return what was recorded before the outcome of a call, or before an end from outside that cut it off, and the
+    rest.
+    """
     for place, row in enumerate(rows):
         for position, event in enumerate(row.events):
-            if isinstance(event, _Outcome) and event.task_id == at:
+            if isinstance(event, ExecutionTerminated) or (isinstance(event, _Outcome) and event.task_id == at):
                 before = msgspec.structs.replace(row, events=row.events[:position])
                 after = msgspec.structs.replace(row, events=row.events[position + 1 :])
                 kept = [*rows[:place], before] if position else list(rows[:place])
@@ -102,7 +116,20 @@ def _open_calls(rows: Iterable[HistoryRow]) -> dict[int, Called]:
             found[event.id] = event
         elif isinstance(event, _Outcome):
             found.pop(event.task_id, None)
+        else:
+            for number in [number for number, call in found.items() if _cancels(event, call)]:
+                del found[number]
     return found
+
+
+def _cancels(event: AnyEvent, call: Called) -> bool:
+    match event, call:
+        case EventRaised(name=name, input=first), TaskScheduled():
+            return name == CANCELLED and decode(first) == call.call_id
+        case EventSent(name=name, instance_id=child), SubOrchestrationInstanceCreated():
+            return name == TERMINATE and child == call.instance_id
+        case _:
+            return False
 
 
 def as_child_of(rows: Sequence[HistoryRow], parent: Parent | None) -> list[HistoryRow]:

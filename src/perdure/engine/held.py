@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from perdure.base.codec import NOTHING, ConversationKey, Link, Reference, Resolved
-from perdure.base.events import AnyEvent, TaskScheduled
+from perdure.base.events import AnyEvent, TaskCompleted, TaskFailed, TaskScheduled
 from perdure.engine.activity import Outcome
 from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
@@ -18,12 +18,24 @@ from perdure.ports.history_store import NO_TICKETS
 
 
 class Turnout(msgspec.Struct, frozen=True, gc=False):
-    """What waits for an instance's next episode, taken together."""
+    """What waits for an instance's next episode, taken together.
+
+    Attributes:
+        events: in the order in which they came.
+        resolved: what decoding them needs.
+        links: conversation links that they refer to.
+        positions: where each of them is in the inbox; None for what did not come through it.
+    """
 
     events: list[AnyEvent]
     resolved: Resolved
     links: list[Link]
-    consumed: tuple[int, ...]
+    positions: list[int | None]
+
+    @property
+    def consumed(self) -> tuple[int, ...]:
+        """The inbox positions that an episode of these events takes over."""
+        return tuple(position for position in self.positions if position is not None)
 
 
 def with_outcomes(turnout: Turnout, outcomes: list[Outcome]) -> Turnout:
@@ -33,7 +45,7 @@ def with_outcomes(turnout: Turnout, outcomes: list[Outcome]) -> Turnout:
         resolved = merged(resolved, outcome.resolved)
         links.extend(outcome.links)
     events = [*turnout.events, *(outcome.event for outcome in outcomes)]
-    return Turnout(events, resolved, links, turnout.consumed)
+    return Turnout(events, resolved, links, [*turnout.positions, *(None for _ in outcomes)])
 
 
 class Held:
@@ -44,8 +56,10 @@ class Held:
         instance_id: its id.
         workflow: its function.
         kept_under: the key of the workflow that the store keeps it under.
+        new_key: the key that the store is to keep it under from the next episode on, or None for as before.
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
+        generation: counts the generations that it has seen here.
         last_signal: the highest inbox position seen.
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
@@ -57,16 +71,18 @@ class Held:
 
     __slots__ = (
         "_blobs",
-        "_consumed",
         "_conversations",
         "_events",
         "_links",
+        "_positions",
         "busy",
         "execution",
+        "generation",
         "instance_id",
         "kept_under",
         "key",
         "last_signal",
+        "new_key",
         "next_seq",
         "running",
         "tickets",
@@ -80,9 +96,10 @@ class Held:
         self.key = key
         self.instance_id = instance_id
         self.workflow = workflow
-        self.kept_under = kept_under
+        self.keep_under(kept_under)
         self.execution: Execution | None = None
         self.next_seq = next_seq
+        self.generation = 0
         self.last_signal = 0
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
@@ -94,7 +111,7 @@ class Held:
         self._blobs: dict[str, bytes] = {}
         self._conversations: dict[ConversationKey, Reference] = {}
         self._links: list[Link] = []
-        self._consumed: list[int] = []
+        self._positions: list[int | None] = []
 
     @property
     def has_news(self) -> bool:
@@ -104,6 +121,7 @@ class Held:
     def enqueue(self, event: AnyEvent, resolved: Resolved = NOTHING, links: tuple[Link, ...] = ()) -> None:
         """Add an event to the next episode."""
         self._events.append(event)
+        self._positions.append(None)
         if resolved is not NOTHING:
             self._blobs.update(resolved.blobs)
             self._conversations.update(resolved.conversations)
@@ -115,7 +133,7 @@ class Held:
         for signal, event in zip(news.signals, news.events, strict=True):
             if signal.position > self.last_signal:
                 self.last_signal = signal.position
-                self._consumed.append(signal.position)
+                self._positions.append(signal.position)
                 self._events.append(event)
         self._blobs.update(news.resolved.blobs)
         self._conversations.update(news.resolved.conversations)
@@ -123,19 +141,49 @@ class Held:
     def turn_out(self) -> Turnout:
         """Return what waits for the next episode, and forget it here."""
         resolved = Resolved(self._blobs, self._conversations) if self._blobs or self._conversations else NOTHING
-        taken = Turnout(self._events, resolved, self._links, tuple(self._consumed))
-        self._events = []
-        if resolved is not NOTHING or self._links or self._consumed:
-            self._blobs, self._conversations, self._links, self._consumed = {}, {}, [], []
+        taken = Turnout(self._events, resolved, self._links, self._positions)
+        self._events, self._positions = [], []
+        if resolved is not NOTHING or self._links:
+            self._blobs, self._conversations, self._links = {}, {}, []
         return taken
 
-    def new_key(self) -> str | None:
-        """Return the key that the store is to keep the instance under from now on, or None for as before."""
-        return None if self.kept_under in self.workflow.keys else self.workflow.keys[0]
+    def keep_under(self, key: str) -> None:
+        """Take note of what the store keeps the instance under, and whether that has to change."""
+        self.kept_under = key
+        self.new_key = None if key in self.workflow.keys else self.workflow.keys[0]
+
+    def put_back(self, turnout: Turnout, taken: int) -> Turnout:
+        """Keep for the next generation what came after the end of this one; return the turnout without it.
+
+        What answers calls of this generation concerns no other one, and goes with it.
+        """
+        later = [
+            (event, position)
+            for event, position in zip(turnout.events[taken:], turnout.positions[taken:], strict=True)
+            if position is not None and not isinstance(event, TaskCompleted | TaskFailed)
+        ]
+        if not later:
+            return turnout
+        kept = {position for _, position in later}
+        self._events[:0] = [event for event, _ in later]
+        self._positions[:0] = [position for _, position in later]
+        self._blobs.update(turnout.resolved.blobs)
+        positions = [position for position in turnout.positions if position not in kept]
+        return Turnout(turnout.events[:taken], turnout.resolved, turnout.links, positions)
+
+    def renew(self) -> None:
+        """Forget all that belongs to a generation that has ended, outcomes that came meanwhile included."""
+        self.abandon()
+        self.generation += 1
+        self.to_start.clear()
+        waiting = zip(self._events, self._positions, strict=True)
+        outside = [(event, position) for event, position in waiting if position is not None]
+        self._events = [event for event, _ in outside]
+        self._positions = [position for _, position in outside]
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""
-        return any(execution.is_pending(task_id) for task_id in self.running)
+        return bool(self.running) and any(execution.is_pending(task_id) for task_id in self.running)
 
     def cancel(self, task_ids: Iterable[int]) -> None:
         """Stop activities that run here and whose outcome no longer matters."""

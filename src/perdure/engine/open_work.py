@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.base.codec import Resolved
 from perdure.base.events import (
     AnyEvent,
     Called,
@@ -24,8 +25,6 @@ from perdure.engine.engine_events import ANSWERED, ASKED, GRANTED, NOT_STARTED, 
 from perdure.engine.tasks import Task
 
 Convert = Callable[[Any], Any]
-
-_NONE: frozenset[int] = frozenset()
 
 
 class Call:
@@ -111,7 +110,7 @@ class OpenWork:
         self._waiters: dict[str, deque[Task[Any]]] = {}
         self._unread: dict[str, deque[Unread]] = {}
         self._events_seen = 0
-        self._held_back: deque[AnyEvent] = deque()
+        self._held_back: deque[tuple[AnyEvent, Resolved]] = deque()
 
     def pending_activities(self) -> list[TaskScheduled]:
         """Return the attempts of activities that have neither completed nor failed."""
@@ -126,13 +125,15 @@ class OpenWork:
     @property
     def only_waits(self) -> bool:
         """Whether every open attempt of an activity, if there is one, waits for a human's answer or for its turn."""
-        return len(self._calls) == len(self.asked) + len(self.queued) + len(self._settled_unseen())
+        open_calls = len(self._calls) - len(self.queued)
+        if self._held_back:
+            open_calls -= len(self._settled_unseen())
+        return open_calls == len(self.asked)
 
     def _settled_unseen(self) -> frozenset[int]:
         """Return the attempts whose outcome is recorded, and kept from the code while the instance is suspended."""
-        if not self._held_back:
-            return _NONE
-        return frozenset(event.task_id for event in self._held_back if isinstance(event, TaskCompleted | TaskFailed))
+        events = (event for event, _ in self._held_back)
+        return frozenset(event.task_id for event in events if isinstance(event, TaskCompleted | TaskFailed))
 
     def input_of(self, scheduled: Called) -> msgspec.Raw:
         """Return the input of an attempt; a retry's is that of the first attempt."""
@@ -182,8 +183,9 @@ class OpenWork:
 
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
-        unread = [one for queue in self._unread.values() for one in queue]
-        return tuple(one.event for one in sorted(unread, key=lambda one: one.number))
+        unread = sorted((one for queue in self._unread.values() for one in queue), key=lambda one: one.number)
+        held_back = (event for event, _ in self._held_back if isinstance(event, EventRaised))
+        return (*(one.event for one in unread), *held_back)
 
     def _open_timers(self) -> list[tuple[int, float]]:
         timers = [(timer_id, at) for timer_id, (at, _) in self._timers.items()]
@@ -197,7 +199,8 @@ class OpenWork:
             case TimerFired(timer_id=timer_id):
                 return timer_id in self._timers or timer_id in self._backoffs
             case SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
-                return event.task_id in self._children and event.generation == self.generation
+                call = self._children.get(event.task_id)
+                return call is not None and event.generation == self.generation and _is_of(event.instance_id, call)
             case _:
                 return True
 
@@ -231,6 +234,12 @@ class OpenWork:
         self.asked.clear()
         self.queued.clear()
         self._held_back.clear()
+
+
+def _is_of(child: str, call: Call) -> bool:
+    """Whether a child workflow's end answers a call, and not one of an earlier run with the caller's id."""
+    assert isinstance(call.current, SubOrchestrationInstanceCreated)
+    return child in {"", call.current.instance_id}
 
 
 def _child_of(call: Call) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -30,7 +30,7 @@ from perdure.base.limits import Limits
 from perdure.engine.engine_events import TERMINATE
 from perdure.engine.replay import Decisions, Execution, Workflow
 from perdure.engine.rules import ticket_of
-from perdure.engine.turns import given_back, turn_of
+from perdure.engine.turns import given_back, limited_among, turn_of
 from perdure.ports.history_store import Changes, ChildStart, Lease, NewInstance, Sending
 from perdure.ports.tickets import Turn
 
@@ -64,7 +64,7 @@ def changes_of(
     workflow: str | None,
     *,
     tickets: Collection[int],
-    to_queue: Iterable[TaskScheduled],
+    to_queue: Sequence[TaskScheduled],
 ) -> Changes | None:
     """Return what an episode changes beyond its row, or None.
 
@@ -76,20 +76,21 @@ def changes_of(
         tickets: the attempts that have a ticket.
         to_queue: attempts that take one though they were decided before.
     """
+    limited = bool(tickets or to_queue or execution.queued)
+    for event in decisions.events:
+        if type(event) in _HANDLERS:
+            break
+    else:
+        if not (limited or execution.continued or workflow or decisions.custom_status or decisions.attributes):
+            return None
     writer = _Writer(execution, decisions, around)
     for event in decisions.events:
-        if type(event) is not TaskScheduled:
-            handler = _HANDLERS.get(type(event))
-            if handler is not None:
-                handler(writer, event)
-        elif event.admission is not None:
-            writer.queue(event)
-    for event in to_queue:
-        writer.queue(event)
-    if tickets and not execution.ended:
-        writer.gives_back = given_back(execution, decisions.events, tickets)
-        writer.touched = writer.touched or bool(writer.gives_back)
-    if not (writer.touched or workflow or decisions.custom_status is not None or decisions.attributes):
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(writer, event)
+    if limited and not execution.ended:
+        writer.note_turns(tickets, to_queue)
+    if not (writer.touched or workflow or decisions.custom_status or decisions.attributes):
         return None
     return Changes(
         starts=tuple(writer.starts),
@@ -119,13 +120,13 @@ class _Writer:
         self._around = around
         self._leased = 0
 
-    def queue(self, event: TaskScheduled) -> None:
-        """Let an attempt take a ticket; what an ended instance or a cancelled call asked for is not run."""
-        execution = self._execution
-        if not execution.ended and execution.is_pending(event.id):
-            self.touched = True
-            limits = self._around.limits_of(event.name)
-            self.turns.append(turn_of(execution, event, self._around.app_id, limits))
+    def note_turns(self, tickets: Collection[int], to_queue: Iterable[TaskScheduled]) -> None:
+        """Let attempts take their tickets, and give those back that are needed no more."""
+        execution, around = self._execution, self._around
+        for scheduled in (*limited_among(execution, self._decisions.actions), *to_queue):
+            self.turns.append(turn_of(execution, scheduled, around.app_id, around.limits_of(scheduled.name)))
+        self.gives_back = given_back(self._decisions, tickets)
+        self.touched = self.touched or bool(self.turns or self.gives_back)
 
     def start_child(self, event: SubOrchestrationInstanceCreated) -> None:
         self.touched = True
@@ -183,10 +184,9 @@ class _Writer:
     def send(self, event: EventSent) -> None:
         self.touched = True
         sent: AnyEvent = EventRaised(name=event.name, input=event.input)
-        ends = event.name == TERMINATE
-        if ends:
+        if event.name == TERMINATE:
             sent = ExecutionTerminated(reason=f"cancelled by {self._execution.instance_id}")
-        self.sends.append(Sending(event.instance_id, encode_event(sent), ends))
+        self.sends.append(Sending(event.instance_id, encode_event(sent)))
 
     def suspended(self, _: ExecutionSuspended) -> None:
         self.touched, self.status = True, Status.SUSPENDED
@@ -209,13 +209,21 @@ class _Writer:
         told: AnyEvent
         if event.status is Status.COMPLETED:
             told = SubOrchestrationInstanceCompleted(
-                task_id=parent.task_id, result=event.result, generation=parent.generation
+                task_id=parent.task_id,
+                result=event.result,
+                generation=parent.generation,
+                instance_id=self._execution.instance_id,
             )
         else:
             failure = event.failure or Failure(error_type=event.status, message="")
             if event.status is Status.TERMINATED:
                 failure = msgspec.structs.replace(failure, non_retryable=True)
-            told = SubOrchestrationInstanceFailed(task_id=parent.task_id, failure=failure, generation=parent.generation)
+            told = SubOrchestrationInstanceFailed(
+                task_id=parent.task_id,
+                failure=failure,
+                generation=parent.generation,
+                instance_id=self._execution.instance_id,
+            )
         self.sends.append(Sending(parent.instance_id, encode_event(told)))
 
 
@@ -229,14 +237,14 @@ _HANDLERS: dict[type, Callable[[_Writer, Any], None]] = {
 }
 
 
-def next_generation(execution: Execution) -> list[AnyEvent]:
-    """Return the first row of an instance's next generation."""
+def next_generation(execution: Execution, workflow: Workflow) -> list[AnyEvent]:
+    """Return the first row of an instance's next generation, which goes on with the given code."""
     end = execution.continued
     assert end is not None
     started = ExecutionStarted(
-        name=execution.workflow.name,
+        name=workflow.name,
         input=end.input,
-        version=execution.workflow.keys[0].partition("@")[2],
+        version=workflow.keys[0].partition("@")[2],
         generation=execution.generation + 1,
         parent=execution.parent,
     )

@@ -85,6 +85,11 @@ class Workflow(Protocol):
         ...
 
     @property
+    def newest(self) -> Workflow:
+        """What instances go on with that continue as new."""
+        ...
+
+    @property
     def retention(self) -> Retention | None:
         """How long its instances are kept after their end; None for the worker's own rule."""
         ...
@@ -103,8 +108,10 @@ class Decisions(msgspec.Struct, gc=False):
         blobs: content that the actions refer to.
         links: conversation links that the actions refer to.
         resolved: what decoding the actions' inputs in this process needs.
+        taken: how many of the new events were looked at: the others came after the end of the function.
         custom_status: what the code set in this episode, as JSON; None when it set nothing else than before.
         attributes: those that the code set in this episode.
+        cancelled: attempts of activities that no longer matter.
     """
 
     events: list[AnyEvent]
@@ -112,8 +119,15 @@ class Decisions(msgspec.Struct, gc=False):
     blobs: dict[str, bytes]
     links: list[Link]
     resolved: Resolved
+    taken: int = 0
     custom_status: str | None = None
     attributes: dict[str, Attribute] | None = None
+    cancelled: Sequence[int] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to record."""
+        return not self.events and self.custom_status is None and not self.attributes
 
 
 class Execution(Requests):
@@ -126,25 +140,22 @@ class Execution(Requests):
     Attributes:
         completed: the end of the instance, once decided.
         continued: the end of this generation of the instance, once decided.
+        ended: whether the function has ended, for good or to continue as new.
         parent: who called the instance, and is told of its end.
     """
 
-    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "parent", "workflow")
+    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "ended", "parent", "workflow")
 
     def __init__(self, workflow: Workflow, instance_id: str) -> None:
         super().__init__(instance_id)
         self.workflow = workflow
         self.completed: ExecutionCompleted | None = None
         self.continued: ContinueAsNew | None = None
+        self.ended = False
         self.parent: Parent | None = None
         self._steps: Steps | None = None
         self._resolved = NOTHING
         self._status_known: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the function has ended, for good or to continue as new."""
-        return self.completed is not None or self.continued is not None
 
     # -- what the worker feeds in
 
@@ -176,10 +187,13 @@ class Execution(Requests):
             raise
         finally:
             replaying_now.reset(quiet)
+            if self.replaying:
+                # What the beginning of a new run sets is recorded with its first episode.
+                self._status_known = self.custom_status
+                self.attributes = {}
             self.replaying = False
             self._resolved = NOTHING
-            self._status_known = self.custom_status
-            self.attributes = {}
+            self._cancelled = []
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -188,26 +202,30 @@ class Execution(Requests):
         self.now = now
         events: list[AnyEvent] = []
         actions: list[Action] = []
+        taken = 0
         self._collect(events, actions)
         for event in incoming:
             if self.ended:
                 break
+            taken += 1
             if not self._expects(event):
                 continue
             events.append(event)
             self._apply(event)
             self._collect(events, actions)
-        decisions = Decisions(events, actions, self._blobs, self._links, self._beside())
+        beside = NOTHING
+        if self._blobs or self._conversations:
+            beside = Resolved(self._blobs, self._conversations)
+        decisions = Decisions(events, actions, self._blobs, self._links, beside, taken)
         if self.custom_status != self._status_known:
             decisions.custom_status = self._status_known = self.custom_status
         if self.attributes:
             decisions.attributes, self.attributes = self.attributes, {}
+        if self._cancelled:
+            decisions.cancelled, self._cancelled = self._cancelled, []
         self._forget_beside()
         self._resolved = NOTHING
         return decisions
-
-    def _beside(self) -> Resolved:
-        return Resolved(self._blobs, self._conversations) if self._blobs or self._conversations else NOTHING
 
     def close(self) -> None:
         """Put the function away: unwind it without letting it decide anything more."""
@@ -254,23 +272,28 @@ class Execution(Requests):
         if self._requested and self.replaying:
             raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
 
+    def _note_admission(self, recorded: Called) -> None:
+        if isinstance(recorded, TaskScheduled):
+            self.queued.discard(recorded.id)
+            if recorded.admission is not None:
+                self.queued.add(recorded.id)
+
     def _adopt(self, recorded: Action) -> None:
         """Let what is recorded stand in for what the code of today would have asked: policies, times, inputs."""
         match recorded:
-            case TaskScheduled():
-                self._calls[recorded.id].adopt(recorded)
-                self.queued.discard(recorded.id)
-                if recorded.admission is not None:
-                    self.queued.add(recorded.id)
-            case SubOrchestrationInstanceCreated(detached=False):
-                self._children[recorded.id].adopt(recorded)
+            case TaskScheduled() | SubOrchestrationInstanceCreated():
+                # One that was cancelled at once is not open any more.
+                call = (self._calls if isinstance(recorded, TaskScheduled) else self._children).get(recorded.id)
+                if call is not None:
+                    call.adopt(recorded)
+                    self._note_admission(recorded)
             case TimerCreated(id=timer_id, fire_at=fire_at):
                 if timer_id in self._timers:
                     self._timers[timer_id] = (fire_at, self._timers[timer_id][1])
                 elif timer_id in self._backoffs:
                     self._backoffs[timer_id] = (fire_at, self._backoffs[timer_id][1])
             case ExecutionCompleted():
-                self.completed = recorded
+                self.completed, self.ended = recorded, True
             case _:
                 pass
         self._forget_beside()
@@ -279,7 +302,7 @@ class Execution(Requests):
 
     def _apply(self, event: AnyEvent) -> None:
         if self.suspended is not None and not self._concerns_suspended(event):
-            self._held_back.append(event)
+            self._held_back.append((event, self._resolved))
             return
         _HANDLERS[type(event)](self, event)
         if self._waiting_on is not None and self._waiting_on.done:
@@ -295,13 +318,18 @@ class Execution(Requests):
 
     def _resume(self, _: ExecutionResumed) -> None:
         self.suspended = None
+        resolved = self._resolved
         while self._held_back and not self.ended:
-            event = self._held_back.popleft()
+            event, self._resolved = self._held_back.popleft()
             if self._expects(event):
                 self._apply(event)
+        self._resolved = resolved
 
     def _started(self, event: ExecutionStarted) -> None:
-        self.parent, self.generation = event.parent, event.generation
+        self.parent = event.parent
+        if event.generation:
+            self.generation = event.generation
+            self._key_prefix = f"{self.instance_id}/{event.generation}/"
         try:
             self._steps = self.workflow.begin(self, self._decode(event.input))
         except KeyboardInterrupt:
@@ -448,6 +476,7 @@ class Execution(Requests):
     def _finish(self, end: ExecutionCompleted | ContinueAsNew) -> None:
         self._steps = None
         self._waiting_on = None
+        self.ended = True
         if isinstance(end, ContinueAsNew):
             self.continued = end
         else:

@@ -16,6 +16,7 @@ from perdure.base.errors import TaskCancelledError, UsageError
 from perdure.base.events import (
     Action,
     Admission,
+    Called,
     EventRaised,
     EventSent,
     RetryPolicy,
@@ -23,7 +24,7 @@ from perdure.base.events import (
     TaskScheduled,
     TimerCreated,
 )
-from perdure.base.ids import require_usable_id
+from perdure.base.ids import require_text, require_usable_id
 from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, PATCHED, TERMINATE
 from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
@@ -48,8 +49,10 @@ class Requests(OpenWork):
 
     __slots__ = (
         "_blobs",
+        "_cancelled",
         "_conversations",
         "_identifiers",
+        "_key_prefix",
         "_links",
         "_next_id",
         "_next_input",
@@ -76,10 +79,12 @@ class Requests(OpenWork):
         self.attributes: dict[str, Attribute] = {}
         self._next_id = 0
         self._identifiers = 0
+        self._key_prefix = f"{instance_id}/"
         self._random: random.Random | None = None
         self._next_input: tuple[Encoded, bool] | None = None
         self._requested: deque[Action] = deque()
         self._notes: list[EventRaised] = []
+        self._cancelled: list[int] = []
         self._patches: dict[str, bool] = {}
         self._recorded_patches: frozenset[str] = frozenset()
         self._blobs: dict[str, bytes] = {}
@@ -108,10 +113,11 @@ class Requests(OpenWork):
 
         Raises:
             NotSerializableError: the argument is not data.
-            UsageError: the timeout is no positive number.
+            UsageError: the timeout is no positive number, or the policy no RetryPolicy.
         """
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
+        _require_policy(retry)
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
@@ -158,6 +164,7 @@ class Requests(OpenWork):
         """
         if instance_id is not None:
             require_usable_id(instance_id)
+        _require_policy(retry)
         if self.evicted:
             return "", _unreachable()
         encoded = self._keep(encode(argument, f"the input of child workflow {name!r}"))
@@ -180,6 +187,11 @@ class Requests(OpenWork):
             self._children[number] = call
         return created.instance_id, call.task
 
+    def key_of(self, call: Called) -> str:
+        """Return the idempotency key of a call: no other call of any instance or generation has it."""
+        first = call.id if call.retry_of is None else call.retry_of
+        return f"{self._key_prefix}{first}"
+
     def child_id(self, number: int) -> str:
         """Return the id of the child workflow that a decision calls, unless the code chose one."""
         generation = f":{self.generation}" if self.generation else ""
@@ -192,7 +204,7 @@ class Requests(OpenWork):
             NotSerializableError: the data is not data.
             UsageError: the name is one of the engine's own, or the id is no usable one.
         """
-        _require_users_event(name)
+        require_users_event(name)
         require_usable_id(instance_id)
         if not self.evicted:
             encoded = self._keep(encode(data, f"the data of event {name!r}", references=False))
@@ -223,7 +235,7 @@ class Requests(OpenWork):
         Raises:
             UsageError: the name is one of the engine's own.
         """
-        _require_users_event(name)
+        require_users_event(name)
         if self.evicted:
             return _unreachable()
         key = name.casefold()
@@ -243,13 +255,18 @@ class Requests(OpenWork):
         if self.evicted:
             return
         for task in tasks:
+            if not isinstance(task, Task):
+                raise UsageError(
+                    f"cancel takes what the context's methods return, not {task!r:.80}; pass the task itself"
+                )
             if task.done:
                 continue
+            # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            task.reject(TaskCancelledError(task.reason or "a task"))
             if isinstance(task.source, list):
-                self.cancel(task.source)  # a task made of others
+                self.cancel(task.source)
             else:
                 self._withdraw(task)
-            task.reject(TaskCancelledError(task.reason or "a task"))
 
     def _withdraw(self, task: Task[Any]) -> None:
         match task.source:
@@ -260,6 +277,7 @@ class Requests(OpenWork):
                     if call.backoff is None:
                         self._request_sending(call.current.instance_id, TERMINATE, encode(None).raw)
                 else:
+                    self._cancelled.append(call.current.id)
                     self._note(CANCELLED, call.first.id)
             case int() as timer:
                 self._timers.pop(timer, None)
@@ -286,6 +304,8 @@ class Requests(OpenWork):
         Raises:
             NotSerializableError: the status is not data.
         """
+        if self.evicted:
+            return
         encoded = encode(status, "the custom status", references=False)
         if encoded.blobs:
             raise UsageError("the custom status is longer than a few kilobytes; keep it short, results hold the rest")
@@ -297,7 +317,9 @@ class Requests(OpenWork):
         Raises:
             UsageError: a name or a value is of another kind.
         """
-        self.attributes.update(usable_attributes(attributes))
+        usable = usable_attributes(attributes)
+        if not self.evicted:
+            self.attributes.update(usable)
 
     def is_patched(self, patch: str) -> bool:
         """Whether this run goes the way of a patch: one that came to this place for the first time after it does."""
@@ -321,7 +343,7 @@ class Requests(OpenWork):
         return self._random
 
     def _note(self, name: str, value: Any) -> None:
-        if not self.replaying:
+        if not self.replaying and not self.evicted:
             self._notes.append(EventRaised(name=name, input=encode(value).raw))
 
     def _new_id(self) -> int:
@@ -350,6 +372,8 @@ def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribut
         UsageError: a name is empty or longer than 64 characters, or a value is no text (of at most 256 characters),
             number or truth value.
     """
+    if not isinstance(attributes, Mapping):
+        raise UsageError(f"attributes is {attributes!r:.80}; use a mapping of names to values")
     for name, value in attributes.items():
         if not isinstance(name, str) or not 0 < len(name) <= 64:
             raise UsageError(f"the attribute name {name!r:.80} is unusable; use 1 to 64 characters")
@@ -362,9 +386,20 @@ def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribut
     return dict(attributes)
 
 
-def _require_users_event(name: str) -> None:
+def require_users_event(name: str) -> None:
+    """Refuse what cannot be the name of an external event.
+
+    Raises:
+        UsageError: it is no text, or one of the engine's own.
+    """
+    require_text("the event's name", name)
     if name.startswith(ENGINE_EVENT):
         raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
+
+
+def _require_policy(retry: RetryPolicy | None) -> None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise UsageError(f"retry_policy is {retry!r:.80}; use a RetryPolicy, or None")
 
 
 def _unreachable() -> Task[Any]:

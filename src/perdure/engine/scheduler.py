@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from perdure.base.clock import Clock
-from perdure.base.errors import StaleLeaseError, StoreError
+from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError
 from perdure.base.events import HistoryRow
 from perdure.base.faults import crash_point
 from perdure.engine.held import Held, WorkerOptions
@@ -22,6 +22,7 @@ from perdure.ports.history_store import Claimed, HistoryStore, Signal
 
 _log = logging.getLogger("perdure.scheduler")
 _CLAIMS_AT_ONCE = 256
+_JUMP_SECONDS = 0.1
 
 
 class Scheduler:
@@ -58,7 +59,9 @@ class Scheduler:
         self._sweep_at = 0.0
         self._sweep: asyncio.Task[None] | None = None
         self._seen_version = -1
+        self._was_full = False
         self._lease_lost = False
+        self._drift = 0.0
 
     def poke(self) -> None:
         """Look for work at once: something was started, signalled or registered in this process."""
@@ -105,21 +108,34 @@ class Scheduler:
             async with asyncio.timeout(wait):
                 await self._news.wait()
 
+    def _note_jump(self) -> None:
+        """Arm wake-ups anew after a jump of the wall clock: they run by the event loop's clock, which never jumps."""
+        drift = self._clock.now() - asyncio.get_running_loop().time()
+        if abs(drift - self._drift) > _JUMP_SECONDS:
+            self._drift = drift
+            self._worker.rearm()
+
     async def _round(self) -> None:
+        self._note_jump()
         if self._lease_lost:
             await self._rejoin()
         told = self._news.is_set()
         self._news.clear()
+        # Until its end, for a round that an error of the store cuts off has seen nothing.
+        seen, self._seen_version = self._seen_version, -1
         await self._reap()
         self._sweep_expired()
         version = await self._store.version()
         due = self._planned is not None and self._planned <= self._clock.now()
-        if not told and not due and version == self._seen_version:
+        has_new_room = self._was_full and self._worker.has_room
+        if not told and not due and not has_new_room and version == seen:
+            self._seen_version = seen
             return
-        await self._deliver_signals()
+        delivered = await self._deliver_signals()
         await self._claim()
-        self._seen_version = version
-        self._planned = await self._store.next_due(self._workflows) if self._worker.has_room else None
+        self._was_full = not self._worker.has_room
+        self._planned = None if self._was_full else await self._store.next_due(self._workflows)
+        self._seen_version = version if delivered else -1
 
     async def _rejoin(self) -> None:
         """Begin again under a new lease; what the worker had in hand is the store's to give."""
@@ -157,7 +173,9 @@ class Scheduler:
         except StoreError as error:
             _log.warning("instances that ended long ago could not be purged yet: %s", error)
 
-    async def _deliver_signals(self) -> None:
+    async def _deliver_signals(self) -> bool:
+        """Give signals to the instances in hand; return whether all of them could be read."""
+        delivered = True
         assert self._worker.lease is not None
         by_instance: dict[int, list[Signal]] = {}
         for signal in await self._store.inbox(self._worker.lease):
@@ -168,8 +186,16 @@ class Scheduler:
                 continue
             try:
                 self._worker.deliver(held, await read_signals(self._store, signals))
-            except StoreError as error:
+            except StoreCorruptError as error:
                 await self._worker.postpone(held, error)
+            except StoreError as error:
+                # Giving the instance back would cut off its running activities.
+                _log.warning("the signals of instance %s cannot be read yet: %s", held.instance_id, error)
+                delivered = False
+            except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
+                _log.exception("the signals of instance %s cannot be read", held.instance_id)
+                await self._worker.stall(held, f"{type(error).__name__}: {error}")
+        return delivered
 
     async def _claim(self) -> None:
         while self._worker.has_room:
@@ -205,6 +231,10 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - logged, and the instance says why it does not move
             _log.exception("instance %s cannot be taken up", held.instance_id)
             await self._worker.stall(held, f"{type(error).__name__}: {error}")
+        except BaseException:
+            # Nobody else knows of it yet, and its function is not for the garbage collector to unwind.
+            held.abandon()
+            raise
 
     async def _resume(self, held: Held, instance: Claimed) -> None:
         self._worker.resume(held, await read_signals(self._store, instance.signals))

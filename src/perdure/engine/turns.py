@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from perdure.base.codec import decode, encode
-from perdure.base.events import AnyEvent, EventRaised, TaskCompleted, TaskFailed, TaskScheduled, encode_event
+from perdure.base.events import Action, AnyEvent, EventRaised, TaskCompleted, TaskFailed, TaskScheduled, encode_event
 from perdure.base.limits import Limits
-from perdure.engine.engine_events import CANCELLED, GRANTED
-from perdure.engine.replay import Execution
+from perdure.engine.engine_events import GRANTED
+from perdure.engine.replay import Decisions, Execution
 from perdure.ports.tickets import Queue, Ticket, Turn
 
 
@@ -52,15 +52,16 @@ def tasks_of(granted: Mapping[str, Any], generation: int) -> list[int]:
     return tasks if granted["generation"] == generation else []
 
 
-def given_back(execution: Execution, events: Iterable[AnyEvent], tickets: Collection[int]) -> tuple[int, ...]:
-    """Return the attempts among those with tickets that need theirs no more after some events."""
-    ended: set[int] = set()
-    for event in events:
-        if isinstance(event, TaskCompleted | TaskFailed):
-            ended.add(event.task_id)
-        elif isinstance(event, EventRaised) and event.name == CANCELLED:
-            ended.update(task for task in tickets if not execution.is_pending(task))
-    return tuple(sorted(ended.intersection(tickets)))
+def limited_among(execution: Execution, actions: Iterable[Action]) -> list[TaskScheduled]:
+    """Return the attempts among some decisions that wait for their turn; a call that was cancelled at once does not."""
+    scheduled = (action for action in actions if isinstance(action, TaskScheduled))
+    return [one for one in scheduled if one.admission is not None and execution.is_pending(one.id)]
+
+
+def given_back(decisions: Decisions, tickets: Collection[int]) -> tuple[int, ...]:
+    """Return the attempts among those with tickets that need theirs no more."""
+    settled = {event.task_id for event in decisions.events if isinstance(event, TaskCompleted | TaskFailed)}
+    return tuple(task for task in tickets if task in settled or task in decisions.cancelled)
 
 
 def without_ticket(execution: Execution, tickets: Collection[int]) -> list[TaskScheduled]:

@@ -43,7 +43,7 @@ async def resolve(store: HistoryStore, values: Iterable[bytes | msgspec.Raw | st
         for value in (raw, *spilled_values(raw, blobs)):
             wanted |= conversation_references(value)
     conversations: dict[ConversationKey, Reference] = {}
-    for key in wanted:
+    for key in sorted(wanted):
         conversations[key] = await load_conversation(store, key)
     return Resolved(blobs, conversations)
 
@@ -52,13 +52,13 @@ async def _blobs(store: HistoryStore, raws: list[bytes]) -> dict[str, bytes]:
     wanted: set[str] = set()
     for raw in raws:
         wanted |= blob_references(raw)
-    blobs = await store.blobs(wanted)
+    blobs = await store.blobs(sorted(wanted))
     nested: set[str] = set()
     for raw in raws:
         for value in spilled_values(raw, blobs):
             nested |= blob_references(value)
     if nested:
-        blobs = blobs | await store.blobs(nested)
+        blobs = blobs | await store.blobs(sorted(nested))
     return blobs
 
 

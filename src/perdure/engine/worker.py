@@ -127,8 +127,10 @@ class Worker:
         self._ids.add(held.instance_id)
 
     def _let_go(self, held: Held) -> None:
-        self.held.pop(held.key, None)
-        self._ids.discard(held.instance_id)
+        # A store may answer late: by then this worker can have claimed the instance once more.
+        if self.held.get(held.key) is held:
+            del self.held[held.key]
+            self._ids.discard(held.instance_id)
 
     def begin(self, held: Held, row: HistoryRow, resolved: Resolved) -> None:
         """Run an instance that this worker's lease was just given by its start."""
@@ -166,7 +168,9 @@ class Worker:
             return
         if not self._replayed(held, rows, resolved):
             return
-        self._start_interrupted(held, news)
+        if len(rows) > 1:
+            # The row of acceptance holds no decisions: what its code asks for now is yet to be recorded, then begun.
+            self._start_interrupted(held, news)
         held.take_in(news)
         self._advance(held)
 
@@ -177,7 +181,7 @@ class Worker:
             self._advance(held)
 
     def _replayed(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved) -> bool:
-        if held.new_key() is not None and held.next_seq > 1:
+        if held.new_key is not None and held.next_seq > 1:
             self._begin_stall(held, _other_code(held))
             return False
         execution = Execution(held.workflow, held.instance_id)
@@ -261,13 +265,17 @@ class Worker:
             self._begin_stall(held, f"{type(error).__name__}: {error}")
             return
         park = self._park(held)
-        if not decisions.events:
+        if decisions.empty and not turnout.consumed:
             self._nothing_happened(held, park)
             return
         held.busy = True
         execution = held.execution
-        new_key = held.new_key()
-        events = decisions.events if execution.continued is None else next_generation(execution)
+        events = decisions.events
+        if execution.continued is not None:
+            held.workflow = held.workflow.newest
+            held.keep_under(held.kept_under)
+            events = next_generation(execution, held.workflow)
+            turnout = held.put_back(turnout, decisions.taken)
         episode = Episode(
             key=held.key,
             seq=held.next_seq,
@@ -277,10 +285,10 @@ class Worker:
             links=[*turnout.links, *decisions.links] if turnout.links else decisions.links,
             consumed=turnout.consumed,
             park=park,
-            changes=changes_of(execution, decisions, self, new_key),
+            changes=changes_of(execution, decisions, self, held.new_key),
         )
-        if new_key is not None:
-            held.kept_under = new_key
+        if held.new_key is not None:
+            held.keep_under(held.new_key)
         crash_point("episode.before_commit")
         self._append(held, episode, decisions)
 
@@ -312,7 +320,7 @@ class Worker:
         self, held: Held, episode: Episode, decisions: Decisions, outcome: Exception | Sequence[Started] | None
     ) -> None:
         """Go on after an episode: begin what it decided, now that it is durable."""
-        if isinstance(outcome, Exception):
+        if outcome is not None and isinstance(outcome, Exception):
             self._refused(held, episode, decisions, outcome)
             return
         crash_point("episode.after_commit")
@@ -334,7 +342,8 @@ class Worker:
         elif episode.park is not None:
             self._set_aside(held, episode.park)
         else:
-            held.cancel([task for task in held.running if not execution.is_pending(task)])
+            if decisions.cancelled:
+                held.cancel(decisions.cancelled)
             self._begin_activities(held, decisions)
             if self._options.put_away and not self._stopping:
                 execution.close()
@@ -353,9 +362,8 @@ class Worker:
             self._news()
 
     def _renew(self, held: Held) -> None:
-        """Begin the next generation of an instance, with the newest code that is known here."""
-        held.abandon()
-        held.workflow = self.workflows.get(held.workflow.name, held.workflow)
+        """Begin the next generation of an instance."""
+        held.renew()
         held.busy = True
         self._chore(self._reload(held))
 
@@ -364,9 +372,11 @@ class Worker:
             return
         assert held.execution is not None
         while held.to_start:
-            self._start(held, held.to_start.pop(0), None, interrupted=False)
+            scheduled = held.to_start.pop(0)
+            if held.execution.is_pending(scheduled.id):
+                self._start(held, scheduled, None, interrupted=False)
         for action in decisions.actions:
-            if type(action) is TaskScheduled and held.execution.is_pending(action.id):
+            if type(action) is TaskScheduled and action.id not in decisions.cancelled:
                 at_hand = decisions.resolved if action.retry_of is None else None
                 self._start(held, action, at_hand, interrupted=False)
         self._arm(held)
@@ -399,7 +409,11 @@ class Worker:
             # The store has the signals still, and has made the instance due because of them.
             held.turn_out()
         held.last_signal = 0
-        self._warm[held.key] = held
+        if held.key in self._warm or held.key in self.held:
+            # The store answered late: a younger function of this instance is here.
+            held.abandon()
+        else:
+            self._warm[held.key] = held
         while len(self._warm) > (0 if self._options.put_away else self._options.warm):
             self._warm.popitem(last=False)[1].abandon()
         self._parked(0.0 if signalled else park.due)
@@ -407,14 +421,25 @@ class Worker:
     async def _reload(self, held: Held) -> None:
         """Bring back a function that was put away while its activities ran."""
         try:
-            rows = (await self._store.load([held.key]))[held.key]
-            resolved = await resolve_history(self._store, rows)
-        except StoreError as error:
+            rows, resolved = await self._read(held)
+        except StoreCorruptError as error:
             await self.postpone(held, error)
             return
         if self._replayed(held, rows, resolved):
             held.busy = False
             self._advance(held)
+
+    async def _read(self, held: Held) -> tuple[list[HistoryRow], Resolved]:
+        while True:
+            try:
+                rows = (await self._store.load([held.key]))[held.key]
+                return rows, await resolve_history(self._store, rows)
+            except StoreCorruptError:
+                raise
+            except StoreError as error:
+                # Given back, its running activities would be cut off, and those that have returned would run again.
+                _log.warning("instance %s cannot be read yet: %s", held.instance_id, error)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def postpone(self, held: Held, error: StoreError) -> None:
         """Give back an instance that cannot be read now; one whose history is damaged waits for a human."""
@@ -434,12 +459,16 @@ class Worker:
             input=held.execution.input_of(scheduled),
             resolved=at_hand,
             interrupted=interrupted,
-            generation=held.execution.generation,
+            idempotency_key=held.execution.key_of(scheduled),
         )
         held.running[scheduled.id] = self._loop.create_task(self._perform(held, call))
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
+        generation = held.generation
         outcome = await self._activities.perform(call)
+        if held.generation != generation:
+            # It was cancelled, and answers nevertheless: to nobody.
+            return
         held.running.pop(call.scheduled.id, None)
         held.enqueue(outcome.event, outcome.resolved, outcome.links)
         self._advance(held)
@@ -450,6 +479,12 @@ class Worker:
         at = held.execution.next_timer() if held.execution is not None else None
         if at is not None:
             held.timer = self._loop.call_later(max(0.0, at - self._clock.now()), self._advance, held)
+
+    def rearm(self) -> None:
+        """Arm the wake-ups of all instances in hand anew, after the wall clock has jumped."""
+        for held in self.held.values():
+            if held.timer is not None:
+                self._arm(held)
 
     # -- the end
 

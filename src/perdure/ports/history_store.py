@@ -5,7 +5,8 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 * An instance is *owned* by one worker or by nobody. Only a worker's :meth:`HistoryStore.claim` and a start that names
   a lease give it an owner; parking it (``Episode.park``), its worker leaving and its worker's death take it away.
 * ``due`` says when an instance without owner wants attention: a time, or None for not before a signal arrives.
-  A signal makes the instance due at once.
+  A signal makes the instance due at once; but one that is PENDING only if it is its end (ExecutionTerminated): the
+  others wait for it in its inbox.
 * Every call that changes something is acknowledged after it is durable, never before; changes submitted earlier are
   never durable without those submitted by the same caller before them.
 * A commit under a lease that is no longer valid is refused with StaleLeaseError, and changes nothing.
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.base.codec import ConversationKey, Link
+from perdure.base.errors import UsageError
 from perdure.base.events import HistoryRow, Status
 from perdure.base.limits import Limits
 from perdure.ports.tickets import Queue, Ticket, Turn
@@ -55,7 +57,8 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
         parent: id of the instance that called it, or None.
         attributes: its custom attributes.
-        replaces: an instance that has ended and has the same id makes way: it is purged.
+        replaces: an instance that has ended and has the same id makes way: it is purged, and with it the child
+            workflows below it that have ended.
         ticket: how it waits for its turn, from when it is due; None to go by the limits that the store knows, if any.
     """
 
@@ -110,7 +113,7 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ChildStart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A child workflow to accept together with the episode that called it.
+    """A child workflow to accept together with the episode that called it; its content is the episode's.
 
     Attributes:
         new: the child.
@@ -129,12 +132,10 @@ class Sending(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         instance_id: whom it is for; one that does not exist or has ended does not get it.
         event: the encoded event.
-        ends: it ends the instance, which need not wait for its turn to take it.
     """
 
     instance_id: str
     event: str
-    ends: bool = False
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -143,8 +144,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         starts: child workflows that begin.
         sends: events for other instances.
-        to_children: an encoded event, which ends them, for every child of the instance that has not ended; None for
-            none.
+        to_children: an encoded event for every child of the instance that has not ended; None for none.
         renews: this row is the first one of a new generation: the rows between the very first and this one go.
         workflow: what the instance is kept under from now on; None for as before.
         status: where it stands now, when it does not leave its worker; None for as before.
@@ -290,6 +290,13 @@ class InstanceQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     limit: int = 50
     before: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse conditions that would mean something else than they say."""
+        if not isinstance(self.status, tuple):
+            raise UsageError(f"InstanceQuery.status is {self.status!r}; use a tuple of statuses")
+        if self.limit < 0:
+            raise UsageError(f"InstanceQuery.limit is {self.limit}; use a number of at least 0")
+
 
 EVERYTHING = InstanceQuery()
 """The newest instances, whatever they are."""
@@ -347,7 +354,9 @@ class HistoryStore(Protocol):
     """Keeps instances and their histories.
 
     All coroutines raise a :class:`~perdure.base.errors.StoreError` subclass when the store cannot do what is asked;
-    then nothing was changed.
+    then nothing was changed. Only when the disk failed in the midst of a commit (StoreUnavailableError, StoreFullError)
+    may the change come to light later: a start that is asked for again then finds its instance, and an episode that is
+    appended again is accepted as already there.
     """
 
     @property
@@ -380,8 +389,8 @@ class HistoryStore(Protocol):
     async def reap(self) -> int:
         """End the leases of dead workers as :meth:`leave` does, and return how many instances that set free.
 
-        A worker is dead when its process is gone, or when it has not renewed its lease in time. Each instance that
-        it owned counts one recovery more.
+        A worker is dead when its process is gone, or when it has not renewed its lease in time. Wall clocks have no say
+        in that: they jump. Each instance that it owned counts one recovery more.
         """
         ...
 
@@ -413,9 +422,7 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def signal(
-        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS, *, ends: bool = False
-    ) -> Status | None:
+    async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into the inbox of an instance; return the instance's status, None when it does not exist.
 
         Only an instance that has not ended takes the event. One that waits for its turn is not due because of it,
@@ -482,6 +489,10 @@ class HistoryStore(Protocol):
         """Return the rows (seq, at, events) of an instance as they are stored: the very first, then its last
         generation's.
         """
+        ...
+
+    async def waiting(self, key: int) -> list[str]:
+        """Return the encoded events in an instance's inbox, oldest first."""
         ...
 
     async def restore(self, restored: Sequence[Restored]) -> bool:

@@ -14,7 +14,8 @@ Reuse = Literal["attach", "refuse", "ignore", "replace", "terminate"]
 
 ``attach``: nothing, when it is a run of the same workflow with the same input; otherwise it is refused. ``refuse``:
 refuse. ``ignore``: nothing, whatever it is. ``replace``: a run that has ended makes way, one that has not is an error.
-``terminate``: a run that has not ended is terminated, and makes way.
+``terminate``: a run that has not ended is terminated, and makes way once its child workflows have ended too.
+A run that makes way is purged with its child workflows.
 """
 
 

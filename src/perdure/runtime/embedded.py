@@ -18,6 +18,7 @@ from perdure.base.clock import Clock, SystemClock
 from perdure.base.codec import Encoded, Resolved, decode, encode
 from perdure.base.errors import (
     InstanceError,
+    InstanceExistsError,
     InstanceNotFoundError,
     RunFailedError,
     StaleLeaseError,
@@ -40,11 +41,12 @@ from perdure.base.events import (
 )
 from perdure.base.faults import crash_point
 from perdure.base.ids import new_instance_id as fresh_instance_id
-from perdure.base.ids import require_usable_id
+from perdure.base.ids import require_text, require_usable_id
+from perdure.base.schedule import Schedule
 from perdure.engine.activity import ActivityRunner
-from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
+from perdure.engine.engine_events import ANSWERED
 from perdure.engine.held import Held, WorkerOptions
-from perdure.engine.requests import usable_attributes
+from perdure.engine.requests import require_users_event, usable_attributes
 from perdure.engine.retention import purge_ended
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
@@ -57,10 +59,11 @@ from perdure.ports.history_store import (
     NewInstance,
 )
 from perdure.ports.runtime import Reuse
-from perdure.runtime.forks import Edit, fork
-from perdure.runtime.starting import moment_of, require_known_reuse, require_reusable
+from perdure.runtime.forks import Edit, fork, path_of
+from perdure.runtime.starting import age_of, moment_of, require_ended, require_known_reuse, require_reusable
 from perdure.runtime.waiting import Ends
 from perdure.workflows.registry import Registry, default_registry, split_key
+from perdure.workflows.schedules import SCHEDULE_WORKFLOW, Plan, Progress, add_schedules, schedule_id
 
 _CHILDREN = 1_000_000
 
@@ -121,6 +124,7 @@ class EmbeddedRuntime:
 
     async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
+        add_schedules(self.registry)
         name = f"{self._app_id}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
         self._worker = Worker(
@@ -219,6 +223,34 @@ class EmbeddedRuntime:
             await asyncio.shield(self._accept(new, encoded, reuse))
         return new.instance_id
 
+    async def schedule(
+        self,
+        name: str,
+        workflow: Callable[..., Any] | str,
+        when: Schedule,
+        input: Any = None,  # noqa: A002 - as above
+    ) -> str:
+        """Start a workflow again and again; see docs/schedules.md for what a schedule says.
+
+        Args:
+            name: the schedule's name; a schedule that has it, and says something else, makes way.
+            workflow: the function, or its registered name.
+            when: when to start it.
+            input: its input, the same each time.
+
+        Returns:
+            the instance id of the schedule: suspend it to pause it, terminate it to remove it.
+
+        Raises:
+            NotSerializableError: the input is not data.
+        """
+        key = workflow if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+        progress = Progress(plan=Plan(schedule=when, workflow=split_key(key)[0], input=input))
+        try:
+            return await self.start(SCHEDULE_WORKFLOW, progress, instance_id=schedule_id(name))
+        except InstanceExistsError:
+            return await self.start(SCHEDULE_WORKFLOW, progress, instance_id=schedule_id(name), reuse="terminate")
+
     def _lease_for(self, key: str) -> Lease | None:
         worker = self._worker
         return worker.lease if worker is not None and worker.has_room and key in self.registry.workflows else None
@@ -234,15 +266,23 @@ class EmbeddedRuntime:
         crash_point("start.after_commit")
         if not started.created and reuse == "terminate":
             await self.terminate(new.instance_id, "another run with this id takes its place")
-            await self._ends.of(new.instance_id)
+            await self._end_of_family(new.instance_id)
             await self._accept(new, encoded, "replace")
         elif not started.created:
             require_reusable(new, started, reuse)
-        elif new.lease is None:
+        elif self._worker is None or new.lease is None or self._worker.lease != new.lease:
+            # Also when the lease was lost before the answer came: then the instance is whoever's claims it.
             self.look_for_work()
-        elif self._worker is not None:
+        else:
             held = Held(started.key, new.instance_id, self.registry.workflows[new.workflow], 1, new.workflow)
             self._worker.begin(held, HistoryRow(0, new.at, decode_events(new.events)), encoded.resolved)
+
+    async def _end_of_family(self, instance_id: str) -> None:
+        """Wait until a terminated instance has ended, and its child workflows, whose ids its successor may use."""
+        await self._ends.of(instance_id)
+        for child in await self.store.instances(InstanceQuery(parent=instance_id, limit=_CHILDREN)):
+            with contextlib.suppress(InstanceNotFoundError):
+                await self._end_of_family(child.instance_id)
 
     def look_for_work(self) -> None:
         """Look at once for runs to execute, for example after a workflow was registered."""
@@ -305,14 +345,14 @@ class EmbeddedRuntime:
 
         Raises:
             InstanceNotFoundError: no such instance.
-            InstanceError: other calls that were made before have no outcome yet.
+            InstanceError: other calls that were made before have no outcome.
             InstanceExistsError: the new id is taken.
-            UsageError: no such call, or both an input and an output.
+            UsageError: no such call, one whose outcome did not matter, or both an input and an output.
         """
         if new_instance_id is not None:
             require_usable_id(new_instance_id)
         new_id = new_instance_id or fresh_instance_id()
-        path = [at] if isinstance(at, int) else list(at)
+        path = path_of(at)
         edit = Edit(output=output, input=input)
         await fork(self.store, instance_id, path, edit, new_id=new_id, now=self._clock.now())
         self.look_for_work()
@@ -348,33 +388,43 @@ class EmbeddedRuntime:
         status: Sequence[Status] = (Status.COMPLETED, Status.FAILED, Status.TERMINATED),
         workflow: str | None = None,
     ) -> int:
-        """Delete the instances of this app that ended longer ago than some seconds; return how many these were."""
-        age = older_than.total_seconds() if isinstance(older_than, dt.timedelta) else older_than
-        return await purge_ended(
-            self.store, app_id=self._app_id, workflow=workflow, status=tuple(status), until=self._clock.now() - age
-        )
+        """Delete the instances of this app that ended longer ago than some seconds; return how many these were.
+
+        Args:
+            older_than: seconds since their end, or a timedelta.
+            status: how they ended.
+            workflow: the name of their workflow, of whichever version; None for any.
+
+        Raises:
+            UsageError: an argument is unusable.
+        """
+        until = self._clock.now() - age_of(older_than)
+        ended = require_ended(status)
+        return await purge_ended(self.store, app_id=self._app_id, workflow=workflow, status=ended, until=until)
 
     # -- signals
 
     async def raise_event(self, instance_id: str, name: str, data: Any = None) -> None:
         """Send an event to an instance; see :class:`~perdure.ports.runtime.Runtime`."""
-        if name.startswith(ENGINE_EVENT):
-            raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
+        require_users_event(name)
         encoded = encode(data, f"the data of event {name!r}", references=False)
         status = await self._send(instance_id, EventRaised(name=name, input=encoded.raw), encoded)
         _require_unfinished(instance_id, status, "it takes no events any more")
 
     async def terminate(self, instance_id: str, reason: str = "", *, recursive: bool = True) -> None:
         """End an instance from outside; see :class:`~perdure.ports.runtime.Runtime`."""
-        await self._send(instance_id, ExecutionTerminated(reason=reason, recurse=recursive))
+        require_text("reason", reason)
+        await self._send(instance_id, ExecutionTerminated(reason=reason, recurse=bool(recursive)))
 
     async def suspend(self, instance_id: str, reason: str = "") -> None:
         """Hold an instance; see :class:`~perdure.ports.runtime.Runtime`."""
+        require_text("reason", reason)
         status = await self._send(instance_id, ExecutionSuspended(reason=reason))
         _require_unfinished(instance_id, status, "it cannot be suspended any more")
 
     async def resume(self, instance_id: str, reason: str = "") -> None:
         """Let an instance go on; see :class:`~perdure.ports.runtime.Runtime`."""
+        require_text("reason", reason)
         status = await self._send(instance_id, ExecutionResumed(reason=reason))
         _require_unfinished(instance_id, status, "it cannot be resumed any more")
 

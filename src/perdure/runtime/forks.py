@@ -44,6 +44,20 @@ class Edit(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("give a fork an output or an input of the call, not both")
 
 
+def path_of(at: int | Sequence[int]) -> list[int]:
+    """Return the ids of calls that lead to where a fork is made.
+
+    Raises:
+        UsageError: there is none, or something else.
+    """
+    path = list(at) if isinstance(at, Sequence) else [at]
+    if not path or not all(type(one) is int for one in path):
+        raise UsageError(
+            f"at is {at!r:.80}; use the number of a call, as the run's timeline shows it, or a list of them"
+        )
+    return path
+
+
 async def fork(
     store: HistoryStore, instance_id: str, path: Sequence[int], edit: Edit, *, new_id: str, now: float
 ) -> None:
@@ -59,12 +73,10 @@ async def fork(
 
     Raises:
         InstanceNotFoundError: no such instance, or a child workflow on the path is gone.
-        InstanceError: other calls of the kept history have no outcome yet.
+        InstanceError: other calls of the kept history have no outcome.
         InstanceExistsError: the new id is taken.
-        UsageError: no such call.
+        UsageError: no such call, or one whose outcome did not matter.
     """
-    if not path:
-        raise UsageError("say at which call to fork: at=N, as the run's timeline numbers it")
     restored = await _Fork(store, edit, now).of(instance_id, path, new_id, None)
     if not await store.restore(restored):
         raise InstanceExistsError(new_id, "a fork begins as a new run")
@@ -84,7 +96,8 @@ class _Fork:
             HistoryRow(seq, at, decode_events(events)) for seq, at, events in await self._store.rows(record.key)
         ]
         # Without generations, the very first row is also the first one of the history.
-        base = rows[0].seq if rows and rows[0].seq > 1 else 0
+        renewed = bool(rows) and any(isinstance(event, ExecutionStarted) for event in rows[0].events)
+        base = rows[0].seq if renewed else 0
         history = rows if base else [first, *rows]
         made = cut(instance_id, history, path[0])
         child = f"{new_id}:{made.generation}:{path[0]:04x}" if made.generation else f"{new_id}:{path[0]:04x}"
@@ -122,10 +135,17 @@ class _Fork:
         record = await self._store.find(call.instance_id)
         if record is None:
             raise InstanceNotFoundError(call.instance_id)
+        name, _, version = record.workflow.partition("@")
+        if name != call.name.partition("@")[0]:
+            raise UsageError(
+                f"call #{call.id} {call.name!r} was refused, for its id {call.instance_id!r} was taken; give the fork "
+                "an output of the call, or fork at an earlier one"
+            )
         raw = call.input if given is None else given.raw
-        started = ExecutionStarted(name=call.name.partition("@")[0], input=raw, parent=caller)
-        row = HistoryRow(0, self._now, (started,))
-        return self._restored(record, child, [row], caller, content=given)
+        row = HistoryRow(0, self._now, (ExecutionStarted(name=name, version=version, input=raw, parent=caller),))
+        # It begins: what the recorded child has set is not its own.
+        fresh = msgspec.structs.replace(record, custom_status=None, attributes={})
+        return self._restored(fresh, child, [row], caller, content=given)
 
     def _restored(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 from perdure.base.errors import InstanceExistsError, UsageError
-from perdure.base.events import ExecutionStarted, decode_events
+from perdure.base.events import ExecutionStarted, Status, decode_events
 from perdure.ports.history_store import NewInstance, Started
 from perdure.ports.runtime import Reuse
 
@@ -25,10 +26,40 @@ def moment_of(when: float | dt.timedelta | dt.datetime, now: float) -> float:
     if isinstance(when, dt.datetime):
         aware = when if when.tzinfo is not None else when.replace(tzinfo=dt.UTC)
         return aware.timestamp()
-    seconds = when.total_seconds() if isinstance(when, dt.timedelta) else when
-    if not math.isfinite(seconds):
-        raise UsageError(f"start_at is {when}; use seconds from now, a timedelta or a datetime")
-    return now + seconds
+    return now + _seconds("start_at", when, "use seconds from now, a timedelta or a datetime")
+
+
+def age_of(older_than: float | dt.timedelta) -> float:
+    """Return an age in seconds.
+
+    Raises:
+        UsageError: it is no number of at least 0.
+    """
+    remedy = "use seconds of at least 0, or a timedelta"
+    seconds = _seconds("older_than", older_than, remedy)
+    if seconds < 0:
+        raise UsageError(f"older_than is {older_than!r}; {remedy}")
+    return seconds
+
+
+def _seconds(field: str, given: float | dt.timedelta, remedy: str) -> float:
+    seconds = given.total_seconds() if isinstance(given, dt.timedelta) else given
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise UsageError(f"{field} is {given!r:.80}; {remedy}")
+    return float(seconds)
+
+
+def require_ended(status: Sequence[Status]) -> tuple[Status, ...]:
+    """Return ways in which instances end.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    ended = [one for one in Status if one.finished]
+    for one in [status] if isinstance(status, str) else status:
+        if one not in ended:
+            raise UsageError(f"status holds {one!r:.80}; use some of: {', '.join(ended)}")
+    return tuple(status)
 
 
 def require_known_reuse(reuse: str) -> None:

@@ -32,7 +32,7 @@ class Ends:
         self._is_here = is_here
         self._futures: dict[str, list[asyncio.Future[End]]] = {}
         self._fresh = asyncio.Event()
-        self._unasked: set[str] = set()
+        self._unasked: dict[str, None] = {}
         self._seen_version = -1
         self._looked_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -47,7 +47,7 @@ class Ends:
         future: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         waiting = self._futures.setdefault(instance_id, [])
         waiting.append(future)
-        self._unasked.add(instance_id)
+        self._unasked[instance_id] = None
         if not self._is_here(instance_id):
             self._fresh.set()
         if self._looking is None or self._looking.done():
@@ -99,12 +99,12 @@ class Ends:
         """Return the runs that may have ended elsewhere: after a change of the store all, otherwise the new ones."""
         version = await self._store.version()
         now = asyncio.get_running_loop().time()
-        chosen = self._unasked
+        chosen = list(self._unasked)
         if version != self._seen_version and now - self._looked_at >= _LOOK_AGAIN:
             # Not more often, however many begin to wait: this look costs as much as there are of them.
-            chosen = set(self._futures)
+            chosen = list(self._futures)
             self._seen_version, self._looked_at = version, now
-        self._unasked = set()
+        self._unasked.clear()
         return [instance_id for instance_id in chosen if not self._is_here(instance_id)]
 
     async def _settle_finished(self, asked: list[str]) -> None:

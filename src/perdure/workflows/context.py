@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
+from perdure.base.errors import UsageError
 from perdure.base.events import RetryPolicy
 from perdure.base.ids import agent_workflow_name
 from perdure.engine.open_work import Convert
@@ -32,8 +33,12 @@ class Code(Protocol):
         ...
 
 
-def _seconds(duration: float | dt.timedelta) -> float:
-    return duration.total_seconds() if isinstance(duration, dt.timedelta) else float(duration)
+def _seconds(field: str, duration: float | dt.timedelta) -> float:
+    if isinstance(duration, dt.timedelta):
+        return duration.total_seconds()
+    if not isinstance(duration, int | float):
+        raise UsageError(f"{field} is {duration!r:.80}; use seconds or a timedelta")
+    return float(duration)
 
 
 class WorkflowContext:
@@ -114,7 +119,7 @@ class WorkflowContext:
             NotSerializableError: the input is not data.
         """
         name, convert = self._code.callee(activity)
-        seconds = None if timeout is None else _seconds(timeout)
+        seconds = None if timeout is None else _seconds("timeout", timeout)
         return self._execution.call_activity(name, input, retry=retry_policy, timeout=seconds, convert=convert)
 
     def call_child_workflow(
@@ -209,7 +214,7 @@ class WorkflowContext:
         if isinstance(fire_at, dt.datetime):
             aware = fire_at if fire_at.tzinfo is not None else fire_at.replace(tzinfo=dt.UTC)
             return self._execution.create_timer(aware.timestamp() - self._execution.now)
-        return self._execution.create_timer(_seconds(fire_at))
+        return self._execution.create_timer(_seconds("fire_at", fire_at))
 
     def wait_for_external_event(self, name: str, *, timeout: float | dt.timedelta | None = None) -> Task[Any]:
         """Wait for an event that somebody outside raises; one that came before counts.
@@ -218,11 +223,12 @@ class WorkflowContext:
             name: the event's name; upper and lower case are the same.
             timeout: seconds (or a timedelta) to wait at most; then awaiting raises TimeoutError.
         """
+        seconds = None if timeout is None else _seconds("timeout", timeout)
         event = self._execution.wait_for_event(name)
-        if timeout is None or event.done:
+        if seconds is None or event.done:
             return event
-        timer = self._execution.create_timer(_seconds(timeout))
-        message = f"no event {name!r} within {_seconds(timeout):g} s"
+        timer = self._execution.create_timer(seconds)
+        message = f"no event {name!r} within {seconds:g} s"
         return Deadline(event, timer, message, lambda loser: self._execution.cancel([loser]))
 
     def when_all(self, tasks: Sequence[Task[T]], *, return_exceptions: bool = False) -> Task[list[T]]:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Generator, Sequence
 from itertools import zip_longest
 from types import CellType, FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from perdure.base.errors import UsageError
 from perdure.engine.activity import Activity
@@ -15,6 +15,8 @@ from perdure.engine.retention import Retention
 from perdure.ports.toolset import OnCrash
 from perdure.workflows.adapt import input_converter, one_input, result_converter, takes_argument
 from perdure.workflows.context import Callee, WorkflowContext
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 NAME_ATTRIBUTE = "__perdure_name__"
 """Where a decorated function keeps its registered name; a workflow, the key of its instances."""
@@ -80,6 +82,11 @@ class WorkflowDefinition:
         self._registry = registry
         self._takes_argument = takes_argument(function)
         self._convert = input_converter(function)
+
+    @property
+    def newest(self) -> Workflow:
+        """The version that instances begin with which are started by name."""
+        return self._registry.workflows.get(self._registry.newest(self.name), self)
 
     def begin(self, execution: Execution, argument: Any) -> Steps:
         """Return the function's steps."""
@@ -207,6 +214,96 @@ class Registry:
             # Another one is of the same code and made anew each time, such as a function inside a workflow.
             self._callees[activity] = found
         return found
+
+    # -- decorators
+
+    @overload
+    def workflow(self, function: F) -> F: ...
+    @overload
+    def workflow(
+        self,
+        *,
+        name: str | None = None,
+        version: str = "",
+        follows: Sequence[str] = (),
+        latest: bool = True,
+        retention: Retention | None = None,
+    ) -> Callable[[F], F]: ...
+    def workflow(
+        self,
+        function: F | None = None,
+        *,
+        name: str | None = None,
+        version: str = "",
+        follows: Sequence[str] = (),
+        latest: bool = True,
+        retention: Retention | None = None,
+    ) -> F | Callable[[F], F]:
+        """Register a workflow function.
+
+        The function takes a :class:`~perdure.WorkflowContext` and, when it has a second parameter, the run's input. It
+        is ``async def`` and awaits what the context returns, or a generator that yields it (reference: dapr-ai-docs
+        2.4, Deterministic Workflows).
+
+        Args:
+            function: the function, when the decorator is used bare.
+            name: the name that histories keep; the function's own by default. Renaming the function later is safe when
+                the name was given.
+            version: which version of the workflow this is. A run is pinned to the version it began with.
+            follows: versions whose unfinished runs this one takes over; ``""`` stands for the code without a version.
+            latest: whether runs that are started by name begin with this version; of several, the last one registered.
+            retention: how long runs are kept after their end; by default 30 days when they completed, for ever when
+                they failed or were terminated.
+
+        Raises:
+            UsageError: the name and version belong to another function.
+        """
+
+        def register(decorated: F) -> F:
+            key = workflow_key(name or decorated.__name__, version)
+            setattr(decorated, NAME_ATTRIBUTE, key)
+            self.add_workflow(
+                decorated,
+                name or decorated.__name__,
+                version=version,
+                follows=follows,
+                latest=latest,
+                retention=retention,
+            )
+            return decorated
+
+        return register if function is None else register(function)
+
+    @overload
+    def activity(self, function: F) -> F: ...
+    @overload
+    def activity(self, *, name: str | None = None, on_crash: OnCrash = "retry") -> Callable[[F], F]: ...
+    def activity(
+        self, function: F | None = None, *, name: str | None = None, on_crash: OnCrash = "retry"
+    ) -> F | Callable[[F], F]:
+        """Register an activity: a function with effects, sync (run on a thread) or async (run on the loop).
+
+        It takes one input or none; a first parameter named ``ctx`` or annotated :class:`~perdure.ActivityContext` gets
+        the context of the call, with its idempotency key.
+
+        Args:
+            function: the function, when the decorator is used bare.
+            name: the name that histories keep; the function's own by default.
+            on_crash: what a crash in its middle means: ``"retry"`` runs it again, ``"ask"`` waits for a human
+                (``perdure runs resume``), a function gets an :class:`~perdure.Interrupted` and decides.
+
+        Raises:
+            UsageError: the name belongs to another function, or the function wants more than one input.
+        """
+        if not callable(on_crash) and on_crash not in {"retry", "ask"}:
+            raise UsageError(f"on_crash is {on_crash!r}; use 'retry', 'ask' or a function that takes an Interrupted")
+
+        def register(decorated: F) -> F:
+            setattr(decorated, NAME_ATTRIBUTE, name or registered_name(decorated))
+            self.add_activity(decorated, on_crash=on_crash)
+            return decorated
+
+        return register if function is None else register(function)
 
 
 def _same(known: object, function: object, within: frozenset[tuple[int, int]] = frozenset()) -> bool:

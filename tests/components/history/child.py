@@ -36,9 +36,11 @@ async def append(store: HistoryStore, lease: Lease, episode: Episode) -> None:
 class Child:
     """A running process of this module; it is killed at the end of the block if it still lives."""
 
-    def __init__(self, role: str, path: Path, *arguments: object) -> None:
+    def __init__(self, role: str, path: Path, *arguments: object, environment: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "tests.components.history.child", role, str(path), *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -71,16 +73,16 @@ def _say(text: object) -> None:
 
 
 async def _own(store: SQLiteHistoryStore) -> None:
-    """Own an instance; when told to, add to its history and say how that went."""
+    """Own an instance; whenever told to, add the same episode to its history and say how that went."""
     lease = await store.join("child")
     key = (await store.start(new_instance("owned", lease))).key
     _say("owning")
-    await asyncio.to_thread(sys.stdin.readline)
-    try:
-        await append(store, lease, Episode(key=key, seq=1, at=2.0, events="[]"))
-        _say("accepted")
-    except StoreError as error:
-        _say(type(error).__name__)
+    while await asyncio.to_thread(sys.stdin.readline):
+        try:
+            await append(store, lease, Episode(key=key, seq=1, at=2.0, events="[]"))
+            _say("accepted")
+        except StoreError as error:
+            _say(type(error).__name__)
 
 
 async def _write(store: SQLiteHistoryStore) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.components.history.child import Child, append, new_instance
+from tests.disks import fill_disk, mounted_disk, succeeds
 
 from perdure.base.errors import (
     StoreCorruptError,
@@ -27,7 +27,7 @@ from perdure.base.errors import (
 )
 from perdure.base.ids import digest
 from perdure.components.history.sqlite import SQLiteHistoryStore, writer
-from perdure.components.history.sqlite.connection import connect, migrations, preallocate_log
+from perdure.components.history.sqlite.connection import APPLICATION_ID, connect, migrations, preallocate_log
 from perdure.components.history.sqlite.group import Append
 from perdure.ports.history_store import Episode, NewInstance
 
@@ -63,12 +63,6 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def succeeds(*command: str | Path) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 @contextmanager
 def unwritable(path: Path) -> Iterator[None]:
     """Take away the right to write, also from root; skip where that is not possible."""
@@ -89,14 +83,8 @@ def unwritable(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    if not succeeds("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place):
-        pytest.skip("a small disk cannot be mounted here (tmpfs needs root)")
-    try:
+    with mounted_disk(tmp_path / "disk") as place:
         yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
 
 
 # -- the file
@@ -348,9 +336,7 @@ def test_a_folder_that_cannot_be_written_is_refused_on_opening(tmp_path: Path, e
 
 
 def test_a_disk_that_is_full_from_the_beginning_is_named(small_disk: Path):
-    with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
-        while True:
-            ballast.write(b"\0" * 4096)
+    fill_disk(small_disk)
     with pytest.raises(StoreFullError, match="free some space, nothing acknowledged is lost"):
         with_store(small_disk / "perdure.db")
 
@@ -458,3 +444,21 @@ def test_the_log_is_not_preallocated_while_another_process_writes_to_it(tmp_path
         assert log.stat().st_size > 4_000_000
         writing.execute("INSERT INTO t VALUES (1)")
         assert opening.execute("SELECT x FROM t").fetchall() == [(1,)]
+
+
+def test_a_store_of_the_second_schema_is_brought_forward_with_its_workers(tmp_path: Path):
+    path = tmp_path / "perdure.db"
+    with closing(sqlite3.connect(path)) as connection:
+        for script in migrations()[:2]:
+            connection.executescript(script)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("INSERT INTO worker (name, lock_file, expires_at) VALUES ('old', 'gone', 9e9)")
+        connection.commit()
+
+    async def look(store: SQLiteHistoryStore) -> None:
+        assert (await store.check())["workers"] == 1
+        assert await store.reap() == 0
+        assert (await store.check())["workers"] == 1, "it has as long as a lease lasts, from now on"
+
+    with_store(path, look)

@@ -17,7 +17,7 @@ import msgspec
 
 from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import BacklogFullError, StaleLeaseError, StoreCorruptError, StoreUnavailableError
-from perdure.base.events import HistoryRow, Status, decode_events
+from perdure.base.events import HistoryRow, Status, decode_events, ends_instance
 from perdure.base.ids import digest
 from perdure.base.limits import Limits
 from perdure.components.history.memory_queues import MemoryQueues
@@ -202,7 +202,7 @@ class MemoryHistoryStore:
         for key in keys:
             instance = self._instances[key - 1]
             instance.recoveries += int(recovered)
-            instance.owner = None
+            instance.owner, instance.due = None, 0.0
             self._queue(instance)
         self._version += 1
         return len(keys)
@@ -263,7 +263,7 @@ class MemoryHistoryStore:
     def _accept(self, new: NewInstance, *, may_be_refused: bool = True, is_limited: bool = True) -> Started:
         found = self._by_id.get(new.instance_id)
         if found is not None and new.replaces and found.status.finished:
-            self._forget(found)
+            self._forget_family(found)
             found = None
         created, waits = found is None, False
         if found is None:
@@ -354,10 +354,10 @@ class MemoryHistoryStore:
         for send in changes.sends:
             addressee = self._by_id.get(send.instance_id)
             if addressee is not None:
-                self._put(addressee, send.event, ends=send.ends)
+                self._put(addressee, send.event)
         if changes.to_children is not None:
             for child in self._children.get(instance.instance_id, ()):
-                self._put(child, changes.to_children, ends=True)
+                self._put(child, changes.to_children)
         if changes.renews:
             instance.base = seq
             instance.rows = {0: instance.rows[0], seq: instance.rows[seq]}
@@ -389,27 +389,24 @@ class MemoryHistoryStore:
         self._disown(instance, 0.0 if instance.inbox and not stalled else due)
 
     @_answered
-    def signal(
-        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS, *, ends: bool = False
-    ) -> Status | None:
+    def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into an inbox."""
         instance = self._by_id.get(instance_id)
         if instance is None or instance.status.finished:
             return None if instance is None else instance.status
         self._keep(blobs)
-        self._put(instance, event, ends=ends)
+        self._put(instance, event)
         return instance.status
 
-    def _put(self, instance: _Instance, event: str, *, ends: bool = False) -> None:
+    def _put(self, instance: _Instance, event: str) -> None:
         if instance.status.finished:
             return
         self._version += 1
         self._last_position += 1
         instance.inbox[self._last_position] = event
         self._signalled.add(instance.key)
-        if not ends and self._queues.holds_back(instance.key):
-            return
-        if instance.owner is None and (instance.due is None or instance.due > 0):
+        asleep = instance.status is Status.PENDING and not ends_instance(event)
+        if instance.owner is None and not asleep and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
 
@@ -544,6 +541,11 @@ class MemoryHistoryStore:
         return [(seq, at, events) for seq, (at, events) in rows.items()]
 
     @_answered
+    def waiting(self, key: int) -> list[str]:
+        """Return the events in an inbox."""
+        return list(self._instances[key - 1].inbox.values()) if 0 < key <= len(self._instances) else []
+
+    @_answered
     def restore(self, restored: Sequence[Restored]) -> bool:
         """Add instances with their histories."""
         if any(one.new.instance_id in self._by_id for one in restored):
@@ -584,6 +586,12 @@ class MemoryHistoryStore:
         for one in ended:
             self._forget(one)
         return len(ended)
+
+    def _forget_family(self, one: _Instance) -> None:
+        for child in list(self._children.get(one.instance_id, ())):
+            if child.status.finished:
+                self._forget_family(child)
+        self._forget(one)
 
     def _forget(self, one: _Instance) -> None:
         self._version += 1

@@ -105,11 +105,6 @@ class MemoryQueues:
         """Return whether the tickets of an instance's attempts are granted."""
         return {task: taken.granted for task, taken in self._taken.get(instance, {}).items() if task >= 0}
 
-    def holds_back(self, instance: int) -> bool:
-        """Whether an instance waits for its turn to begin."""
-        taken = self._taken.get(instance, {}).get(INSTANCE)
-        return instance in self._coming or (taken is not None and not taken.granted)
-
     def lines_of(self, instance: int) -> list[InLine]:
         """Return how the tickets of an instance wait, the first of each queue."""
         waiting = [one for one in self._taken.get(instance, {}).values() if not one.granted]

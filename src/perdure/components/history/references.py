@@ -29,14 +29,20 @@ def targets_in(text: str, blobs: Mapping[str, bytes] | Iterable[str] = ()) -> se
 
     Args:
         text: the encoded events.
-        blobs: digests of the content that came with them, what is nested in other content included.
+        blobs: the content that came with them, or its digests; what is nested in other content included.
     """
-    if '{"$' not in text:
-        return set(blobs)
-    found = blob_references(text)
-    found.update(blobs)
-    found.update(conversation_target(root) for root, _, _ in conversation_references(text))
+    found = set(blobs)
+    if '{"$' in text:
+        found.update(blob_references(text))
+        found.update(_conversations_in(text))
+    if isinstance(blobs, Mapping):
+        for content in blobs.values():
+            found.update(_conversations_in(content))
     return found
+
+
+def _conversations_in(encoded: str | bytes) -> set[str]:
+    return {conversation_target(root) for root, _, _ in conversation_references(encoded)}
 
 
 def targets_of_links(links: Iterable[Link]) -> dict[str, set[str]]:

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from perdure.base.errors import BacklogFullError
-from perdure.base.events import Status
+from perdure.base.events import Status, ends_instance
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.components.history.sqlite.purging import note_references, purge
+from perdure.components.history.sqlite.purging import note_references, purge, with_descendants
 from perdure.components.history.sqlite.queues import anything_limited, take_turns
 from perdure.components.history.turns import arrival_of
 from perdure.ports.history_store import NewInstance, Started
@@ -38,11 +38,8 @@ ON CONFLICT (instance, name) DO UPDATE SET value = excluded.value
 _INSERT_INBOX = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
 _WAKE = """
 UPDATE instance SET due = min(coalesce(due, 0), 0)
-WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL AND NOT (
-    status = 'PENDING' AND EXISTS (SELECT 1 FROM ticket WHERE instance = instance.key AND task = -1 AND state <> 1)
-)
+WHERE key IN (SELECT value FROM json_each(?)) AND owner IS NULL
 """
-_WAKE_TO_END = "UPDATE instance SET due = 0 WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL"
 _EXISTING = """
 SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
 FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
@@ -68,7 +65,7 @@ def insert_instances(
     known = existing_instances(connection, {new.instance_id for new in news})
     replaced = [known.pop(new.instance_id)[0] for new in news if new.replaces and _has_ended(known, new)]
     if replaced:
-        purge(connection, replaced)
+        purge(connection, with_descendants(connection, replaced))
     last: int = connection.execute("SELECT value FROM counter").fetchone()[0]
     fresh = dict.fromkeys(new.instance_id for new in news if new.instance_id not in known)
     keys = {name: last + place for place, name in enumerate(fresh, 1)}
@@ -162,38 +159,37 @@ def existing_instances(
     return found
 
 
-def send_events(
-    connection: sqlite3.Connection, sends: Sequence[tuple[str, str, Iterable[str], bool]]
-) -> list[Status | None]:
+def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str, Iterable[str]]]) -> list[Status | None]:
     """Put events into inboxes; return the status of each instance, None where there is none.
 
     Args:
         connection: inside a transaction.
-        sends: instance id, event, digests of the content that came with the event, and whether it ends the instance.
+        sends: instance id, event, and digests of the content that came with the event.
     """
-    known = existing_instances(connection, {instance_id for instance_id, *_ in sends})
+    known = existing_instances(connection, {instance_id for instance_id, _, _ in sends})
     statuses: list[Status | None] = []
-    rows: list[Sequence[object]] = []
+    rows: list[tuple[int, str]] = []
+    asleep: set[int] = set()
     held: list[tuple[str, set[str]]] = []
-    for instance_id, event, blobs, ends in sends:
+    for instance_id, event, blobs in sends:
         found = known.get(instance_id)
         statuses.append(None if found is None else found[2])
         if found is not None and not found[2].finished:
-            rows.append((found[0], event, ends))
+            rows.append((found[0], event))
+            if found[2] is Status.PENDING:
+                asleep.add(found[0])
             held.append((holder_of(found[0]), targets_in(event, blobs)))
-    fill_inboxes(connection, rows)
+    fill_inboxes(connection, rows, asleep)
     note_references(connection, held)
     return statuses
 
 
-def fill_inboxes(connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
-    """Add events (key, event, whether it ends the instance) to inboxes, and make instances that nobody owns due.
+def fill_inboxes(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]], asleep: Collection[int] = ()) -> None:
+    """Add events (key, event) to inboxes, and make instances that nobody owns due.
 
-    One that waits for its turn goes on waiting, unless it is ended.
+    Those that are ``asleep`` have not begun: only their end does not wait for their time.
     """
     if rows:
         connection.execute(_INSERT_INBOX, parameter(rows))
-        connection.execute(_WAKE, parameter(rows))
-        ended = [row for row in rows if row[2]]
-        if ended:
-            connection.execute(_WAKE_TO_END, parameter(ended))
+        woken = [key for key, event in rows if key not in asleep or ends_instance(event)]
+        connection.execute(_WAKE, parameter(woken))

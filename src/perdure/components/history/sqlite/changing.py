@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import islice
 
+import msgspec
+
 from perdure.base.errors import BacklogFullError
 from perdure.components.history.sqlite.accepting import (
     INSERT_ATTRIBUTES,
@@ -18,7 +20,7 @@ from perdure.components.history.sqlite.parameters import parameter
 from perdure.ports.history_store import Changes, Episode, Started
 
 _UNFINISHED_CHILDREN = """
-SELECT child.key, value->>1, 1 FROM json_each(?)
+SELECT child.key, value->>1 FROM json_each(?)
 JOIN instance AS parent ON parent.key = value->>0
 JOIN instance AS child ON child.parent = parent.id AND child.finished_at IS NULL
 """
@@ -41,11 +43,9 @@ FROM json_each(?) WHERE instance.key = value->>0
 def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -> list[tuple[Started, ...] | None]:
     """Apply what episodes change beyond their rows; return how the child starts of each fared."""
     changes = [(episode, episode.changes) for episode in episodes if episode.changes is not None]
-    inbox: list[Sequence[object]] = []
+    inbox: list[tuple[int, str]] = []
     told = _start_children(connection, changes, inbox)
-    sends = [
-        (send.instance_id, send.event, episode.blobs, send.ends) for episode, change in changes for send in change.sends
-    ]
+    sends = [(send.instance_id, send.event, episode.blobs) for episode, change in changes for send in change.sends]
     if sends:
         send_events(connection, sends)
     to_children = [(episode.key, change.to_children) for episode, change in changes if change.to_children is not None]
@@ -71,14 +71,16 @@ def apply_changes(connection: sqlite3.Connection, episodes: Sequence[Episode]) -
 
 
 def _start_children(
-    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[Sequence[object]]
+    connection: sqlite3.Connection, changes: Sequence[tuple[Episode, Changes]], inbox: list[tuple[int, str]]
 ) -> list[tuple[Started, ...] | None]:
     calls = [(episode, start) for episode, change in changes for start in change.starts]
     if not calls:
         return [None] * len(changes)
     # Nobody could be told that a backlog is full.
     detached = {start.new.instance_id for _, start in calls if start.crowded is None}
-    started = insert_instances(connection, [start.new for _, start in calls], never_refused=detached)
+    # What a child's input refers to, however deep, is among the content that came with the episode.
+    news = [msgspec.structs.replace(start.new, blobs=episode.blobs) for episode, start in calls]
+    started = insert_instances(connection, news, never_refused=detached)
     told: list[Started] = []
     for (episode, start), outcome in zip(calls, started, strict=True):
         if isinstance(outcome, BacklogFullError):
@@ -88,6 +90,6 @@ def _start_children(
             told.append(outcome)
             failure = None if outcome.created else start.refused
         if failure is not None:
-            inbox.append((episode.key, failure, False))
+            inbox.append((episode.key, failure))
     outcomes = iter(told)
     return [tuple(islice(outcomes, len(change.starts))) or None for _, change in changes]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sqlite3
 import time
 from importlib import resources
@@ -14,6 +16,8 @@ from perdure.components.history.sqlite.errors import refused, translation
 APPLICATION_ID = 0x50657264
 """Marks a database file as Perdure's ("Perd"), as ``PRAGMA application_id`` shows it."""
 
+_PIECE = 1 << 20
+_SYSTEM_LOCKS = Path("/proc/locks")
 _CHECKPOINT_PAGES = 1000
 _LOG_BYTES = (_CHECKPOINT_PAGES + 200) * 4120
 
@@ -84,7 +88,7 @@ def preallocate_log(connection: sqlite3.Connection, path: Path) -> None:
     Appending to a file makes each flush write the file's new size too, which nearly doubles its time. Zeros at the
     end of the log are no frames to SQLite: their checksum does not hold.
     """
-    log = Path(f"{path}-wal")
+    log = log_of(path)
     try:
         if log.stat().st_size >= _LOG_BYTES:
             return
@@ -102,6 +106,52 @@ def preallocate_log(connection: sqlite3.Connection, path: Path) -> None:
     except OSError:
         # A full disk, most likely: SQLite itself says so when it matters.
         return
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def log_of(path: Path) -> Path:
+    """Return the write-ahead log of a database file."""
+    return Path(f"{path}-wal")
+
+
+def write_lock_holder(path: Path) -> int | None:
+    """Return the number of the process that holds the write lock of a database, where the system tells."""
+    try:
+        facts = Path(f"{path}-shm").stat()
+        locks = _SYSTEM_LOCKS.read_text()
+    except OSError:
+        return None
+    # SQLite's write lock in WAL mode is byte 120 of the log's index.
+    file = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    found = re.search(rf" WRITE (\d+) {file} 120 ", locks)
+    return None if found is None else int(found[1])
+
+
+def rewrite_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Write the log that an earlier process left once more, as it is, and flush it.
+
+    When a flush fails, the system keeps what was written readable and counts it as flushed, though the disk may never
+    get it. Whoever opens the log later reads those frames and adds his own behind them; a power cut then leaves a hole,
+    and everything behind a hole is lost. Bytes that are written again are flushed again.
+
+    Raises:
+        sqlite3.Error: the write lock cannot be had.
+        StoreError: the disk fails.
+    """
+    # Under the write lock: nobody else adds to the log, and readers see the same bytes.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        with log_of(path).open("r+b", buffering=0) as file:
+            at = 0
+            while piece := file.read(_PIECE):
+                file.seek(at)
+                at += file.write(piece)
+                file.seek(at)
+            os.fsync(file.fileno())
+    except OSError as error:
+        code = sqlite3.SQLITE_FULL if error.errno == errno.ENOSPC else sqlite3.SQLITE_IOERR
+        raise refused(str(path), code) from error
     finally:
         connection.execute("ROLLBACK")
 

@@ -15,6 +15,13 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     ),
     sqlite3.SQLITE_LOCKED: (errors.StoreLockedError, "a table is locked by another connection; try again"),
     sqlite3.SQLITE_FULL: (errors.StoreFullError, "the disk is full; free some space, nothing acknowledged is lost"),
+    sqlite3.SQLITE_IOERR: (
+        errors.StoreUnavailableError,
+        (
+            "the disk failed; look into the system's log and at the disk's health, and ask `perdure doctor`. Nothing "
+            "acknowledged is lost; what was being written may have been kept or not"
+        ),
+    ),
     sqlite3.SQLITE_TOOBIG: (
         errors.StoreValueTooLargeError,
         (
@@ -77,12 +84,21 @@ def concerns_all(error: Exception) -> bool:
     return isinstance(error, errors.StoreError)
 
 
+def is_unknown(error: Exception) -> bool:
+    """Whether a commit that failed with this error may have been kept all the same."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+
+
 def translated(store: str, error: sqlite3.Error | OverflowError) -> errors.StoreError:
     """Return the Perdure error that an error of SQLite, or of what hands it values over 2 GB, stands for."""
     if isinstance(error, OverflowError):
         return refused(store, sqlite3.SQLITE_TOOBIG)
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    # The log's index cannot grow: that is no sick disk, but one without space.
+    code = sqlite3.SQLITE_FULL if extended == sqlite3.SQLITE_IOERR_SHMSIZE else extended & 0xFF
     kind, message = _BY_CODE.get(code, (errors.StoreUnavailableError, f"SQLite failed: {error}"))
+    if code == sqlite3.SQLITE_IOERR:
+        message = f"{message} ({error.sqlite_errorname})"
     return kind(store, message)
 
 

@@ -48,6 +48,7 @@ FROM (
 ) AS parked
 WHERE instance.key = parked.key
 """
+
 Outcome = Any
 Deliver = Callable[[Outcome | Exception], None]
 
@@ -60,12 +61,11 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """A signal for an instance, and whether it ends the instance."""
+    """A signal for an instance."""
 
     instance_id: str
     event: str
     blobs: Mapping[str, bytes]
-    ends: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -86,7 +86,7 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     the whole transaction back.
 
     Raises:
-        sqlite3.Error: nothing was committed.
+        sqlite3.Error: nothing was committed; when the disk failed in the last flush, that shows only later.
     """
     outcomes: dict[int, Outcome] = {}
     blobs = _compressed(group)
@@ -248,7 +248,7 @@ def _link_rows(links: Iterable[Link]) -> list[object]:
 
 def _sends(connection: sqlite3.Connection, sends: list[tuple[int, Send]], outcomes: dict[int, Outcome]) -> None:
     if sends:
-        statuses = send_events(connection, [(send.instance_id, send.event, send.blobs, send.ends) for _, send in sends])
+        statuses = send_events(connection, [(send.instance_id, send.event, send.blobs) for _, send in sends])
         outcomes.update((index, status) for (index, _), status in zip(sends, statuses, strict=True))
 
 

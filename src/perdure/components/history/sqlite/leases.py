@@ -4,11 +4,63 @@ from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import msgspec
 
 if sys.platform != "win32":
     import fcntl
+
+
+class LeaseRow(msgspec.Struct, frozen=True, gc=False):
+    """A worker as the store has it.
+
+    Attributes:
+        token: its fencing token.
+        lock_file: name of its lock file, beside the database.
+        lease_seconds: how long it may be silent.
+        renewals: how often it has renewed its lease.
+    """
+
+    token: int
+    lock_file: str
+    lease_seconds: float
+    renewals: int
+
+
+class LeaseWatch:
+    """Judges by looking again and again which workers have fallen silent; reads no clock.
+
+    A worker is silent once its row has stayed the same for as long as its lease lasts, in the observer's own time.
+    Between two looks no more than a quarter of a lease is counted: when the observer itself was stopped, or the whole
+    machine was, then so were the others, and their silence means nothing.
+    """
+
+    def __init__(self) -> None:
+        self._silence: dict[int, tuple[int, float]] = {}
+        self._looked_at: float | None = None
+
+    def silent(self, rows: Iterable[LeaseRow], now: float) -> list[LeaseRow]:
+        """Return the silent ones of the workers that there are.
+
+        Args:
+            rows: all workers.
+            now: seconds of a clock that never jumps, such as ``time.monotonic()``.
+        """
+        gap = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
+        before, self._silence = self._silence, {}
+        found: list[LeaseRow] = []
+        for row in rows:
+            renewals, silence = before.get(row.token, (None, 0.0))
+            silence = silence + min(gap, row.lease_seconds / 4) if renewals == row.renewals else 0.0
+            self._silence[row.token] = (row.renewals, silence)
+            if silence >= row.lease_seconds:
+                found.append(row)
+        return found
 
 
 class WorkerLock:
@@ -25,6 +77,10 @@ class WorkerLock:
     def release(self) -> None:
         """Let go of the lock and remove the file."""
         self.path.unlink(missing_ok=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the lock and leave the file: whoever finds it knows at once that its worker is gone."""
         os.close(self._file)
 
 
@@ -49,3 +105,27 @@ def is_abandoned(path: Path) -> bool:
 def remove_lock(path: Path) -> None:
     """Remove the lock file that a dead worker left."""
     path.unlink(missing_ok=True)
+
+
+def lease_rows(connection: sqlite3.Connection) -> list[LeaseRow]:
+    """Return all workers that the store knows."""
+    rows = connection.execute("SELECT token, lock_file, lease_seconds, renewals FROM worker")
+    return [LeaseRow(*row) for row in rows]
+
+
+def renew_leases(connection: sqlite3.Connection, tokens: Iterable[int], lease_seconds: float) -> None:
+    """Show that some workers live, and how long they may be silent from now on."""
+    statement = (
+        "UPDATE worker SET renewals = renewals + 1, lease_seconds = ? WHERE token IN (SELECT value FROM json_each(?))"
+    )
+    connection.execute(statement, (lease_seconds, msgspec.json.encode(list(tokens)).decode()))
+
+
+def end_leases(connection: sqlite3.Connection, tokens: Sequence[int], *, recovered: bool) -> int:
+    """Remove some workers and free their instances; return how many those were."""
+    parameter = msgspec.json.encode(tokens).decode()
+    chosen = "IN (SELECT value FROM json_each(?))"
+    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608 - no foreign text
+    # Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
+    statement = f"UPDATE instance SET owner = NULL, due = 0, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
+    return connection.execute(statement, (int(recovered), parameter)).rowcount

@@ -13,6 +13,15 @@ _ENDED = """
 SELECT key FROM instance
 WHERE key IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL AND owner IS NULL
 """
+_WITH_DESCENDANTS = """
+WITH RECURSIVE family (key, id) AS (
+    SELECT key, id FROM instance WHERE key IN (SELECT value FROM json_each(?))
+    UNION
+    SELECT child.key, child.id FROM family
+    JOIN instance AS child ON child.parent = family.id AND child.finished_at IS NOT NULL
+)
+SELECT key FROM family
+"""
 _ORPHANS = """
 SELECT value FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM reference WHERE reference.target = value)
@@ -31,6 +40,11 @@ def share_references(connection: sqlite3.Connection, source: int, key: int) -> N
     """Let an instance refer to all that another one refers to."""
     statement = "INSERT OR IGNORE INTO reference (holder, target) SELECT ?, target FROM reference WHERE holder = ?"
     connection.execute(statement, (holder_of(key), holder_of(source)))
+
+
+def with_descendants(connection: sqlite3.Connection, keys: Collection[int]) -> list[int]:
+    """Return the keys of instances, and of the child workflows below them that have ended."""
+    return [row[0] for row in connection.execute(_WITH_DESCENDANTS, parameter(keys))]
 
 
 def purge(connection: sqlite3.Connection, keys: Collection[int]) -> int:

@@ -48,4 +48,5 @@ def _fill(connection: sqlite3.Connection, started: Started, restored: Restored) 
     note_references(connection, [(holder_of(key), mentioned), *targets_of_links(restored.links).items()])
     if restored.source is not None:
         share_references(connection, restored.source, key)
-    fill_inboxes(connection, [(key, event, False) for event in restored.inbox])
+    asleep = {key} if started.waits else ()
+    fill_inboxes(connection, [(key, event) for event in restored.inbox], asleep)

@@ -22,10 +22,18 @@ from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, 
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.base.limits import Limits
-from perdure.components.history.sqlite.connection import connect, file_identity, migrate, preallocate_log
+from perdure.components.history.sqlite.connection import (
+    connect,
+    file_identity,
+    log_of,
+    migrate,
+    preallocate_log,
+    rewrite_log,
+)
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
-from perdure.components.history.sqlite.leases import WorkerLock, is_abandoned, remove_lock
+from perdure.components.history.sqlite.lease_keeper import LeaseKeeper
+from perdure.components.history.sqlite.leases import WorkerLock, end_leases, remove_lock
 from perdure.components.history.sqlite.listing import expired_keys, in_line, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
 from perdure.components.history.sqlite.queues import NEXT_TURN, declare, grant_due, tickets_of
@@ -114,10 +122,10 @@ class SQLiteHistoryStore:
         self._path = Path(os.path.realpath(path))
         self._lease_seconds = lease_seconds
         self._busy_timeout = busy_timeout
-        self._locks: dict[int, WorkerLock] = {}
-        self._renew_at = 0.0
+        self._leases = LeaseKeeper(self._path, lease_seconds)
         self._identity: tuple[int, int] | None = None
         self._replaced = False
+        self._log_is_doubtful = False
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._connections: list[sqlite3.Connection] = []
@@ -130,6 +138,7 @@ class SQLiteHistoryStore:
 
     async def open(self) -> None:
         """Open or create the file; see the port for the errors."""
+        self._log_is_doubtful = log_of(self._path).exists()
         writing = connect(self._path, busy_timeout=self._busy_timeout)
         self._connections.append(writing)
         try:
@@ -146,7 +155,7 @@ class SQLiteHistoryStore:
             writing,
             self.name,
             busy_timeout=self._busy_timeout,
-            guard=self._require_file,
+            guard=self._before_commit,
             idle=self._renew,
             idle_every=self._lease_seconds / 5,
         )
@@ -155,18 +164,25 @@ class SQLiteHistoryStore:
         """Commit what was submitted, then close the file."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            if self._locks:
-                # Nobody left them: whoever looks for dead workers need not wait for their time limit.
-                with contextlib.suppress(StoreError):
-                    await writer.request(Run(lambda connection: self._set_expiry(connection, 0.0)))
+            if self._leases.locks:
+                await self._give_up_leases(writer)
             await writer.close()
         if self._readers is not None:
             self._readers.shutdown()
             self._readers = None
-        for lock in self._locks.values():
-            lock.release()
-        self._locks.clear()
         self._close_connections()
+
+    async def _give_up_leases(self, writer: Writer) -> None:
+        """End what nobody left: whoever looks for dead workers need not wait for their time limit."""
+        try:
+            await writer.request(Run(self._leases.give_up))
+        except StoreError:
+            end = WorkerLock.abandon
+        else:
+            end = WorkerLock.release
+        for lock in self._leases.locks.values():
+            end(lock)
+        self._leases.locks.clear()
 
     def _close_connections(self) -> None:
         for connection in self._connections:
@@ -211,6 +227,13 @@ class SQLiteHistoryStore:
                 "another with --store, and start again",
             )
 
+    def _before_commit(self) -> None:
+        """Refuse commits that would not last: to a file that is gone, behind a log that may be on no disk."""
+        self._require_file()
+        if self._log_is_doubtful:
+            rewrite_log(self._connections[0], self._path)
+            self._log_is_doubtful = False
+
     # -- leases
 
     async def join(self, worker: str) -> Lease:
@@ -218,64 +241,46 @@ class SQLiteHistoryStore:
         lock = WorkerLock(self._path)
 
         def insert(connection: sqlite3.Connection) -> int:
-            expires = time.time() + self._lease_seconds
-            statement = "INSERT INTO worker (name, lock_file, expires_at) VALUES (?, ?, ?)"
-            return connection.execute(statement, (worker, lock.path.name, expires)).lastrowid or 0
+            statement = "INSERT INTO worker (name, lock_file, lease_seconds) VALUES (?, ?, ?)"
+            return connection.execute(statement, (worker, lock.path.name, self._lease_seconds)).lastrowid or 0
 
         try:
             token = await self._change(insert)
         except BaseException:
             lock.release()
             raise
-        self._locks[token] = lock
+        self._leases.locks[token] = lock
         return Lease(token, worker)
 
     async def leave(self, lease: Lease) -> None:
         """End a lease; its instances are free at once."""
-        await self._change(lambda connection: _end_leases(connection, [lease.token], recovered=False))
-        lock = self._locks.pop(lease.token, None)
+        await self._change(lambda connection: end_leases(connection, [lease.token], recovered=False))
+        lock = self._leases.locks.pop(lease.token, None)
         if lock is not None:
             lock.release()
 
     async def reap(self) -> int:
         """End the leases of workers whose process is gone or silent."""
-        now = time.time()
-        mine = set(self._locks)
-
-        def dead(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-            rows = connection.execute("SELECT token, lock_file, expires_at FROM worker").fetchall()
-            return [
-                (token, lock_file)
-                for token, lock_file, expires_at in rows
-                if token not in mine and (expires_at < now or is_abandoned(self._path.parent / lock_file))
-            ]
-
-        found = await self._read(dead)
-        if not found:
+        dead = await self._read(self._leases.dead)
+        if not dead:
             return 0
-        tokens = [token for token, _ in found]
-        freed = await self._change(lambda connection: _end_leases(connection, tokens, recovered=True))
-        for _, lock_file in found:
-            remove_lock(self._path.parent / lock_file)
+        # Whatever comes of it: who is not ended now is watched anew.
+        self._leases.watch_anew()
+        freed, ended = await self._change(partial(self._leases.end, dead=dead, asked_at=time.monotonic()))
+        for row in ended:
+            remove_lock(self._path.parent / row.lock_file)
         return freed
 
     def _renew(self, connection: sqlite3.Connection) -> None:
-        now = time.time()
-        if not self._locks or now < self._renew_at:
+        if not self._leases.wants_renewal:
             return
-        self._renew_at = now + self._lease_seconds / 4
         try:
             self._require_file()
-            self._set_expiry(connection, now + self._lease_seconds)
+            self._leases.renew(connection)
         except (sqlite3.Error, StoreError):
-            # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost
-            # and the fence refuses what comes after.
-            self._renew_at = now
-
-    def _set_expiry(self, connection: sqlite3.Connection, expires: float) -> None:
-        tokens = msgspec.json.encode(list(self._locks)).decode()
-        statement = "UPDATE worker SET expires_at = ? WHERE token IN (SELECT value FROM json_each(?))"
-        connection.execute(statement, (expires, tokens))
+            # The disk is full or the store is locked for a moment: the lease is renewed at the next occasion. Nobody
+            # else can renew his meanwhile: that silence is not counted.
+            self._leases.watch_anew()
 
     # -- instances
 
@@ -300,11 +305,9 @@ class SQLiteHistoryStore:
 
         await self._change(give_back)
 
-    async def signal(
-        self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS, *, ends: bool = False
-    ) -> Status | None:
+    async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into an inbox."""
-        outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs, ends))
+        outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs))
         return outcome
 
     async def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
@@ -427,6 +430,11 @@ class SQLiteHistoryStore:
         """Return the rows of an instance as they are stored."""
         return await self._read(lambda connection: list(connection.execute(_ROWS, (key,))))
 
+    async def waiting(self, key: int) -> list[str]:
+        """Return the events in an inbox."""
+        statement = "SELECT event FROM inbox WHERE instance = ? ORDER BY pos"
+        return await self._read(lambda connection: [row[0] for row in connection.execute(statement, (key,))])
+
     async def restore(self, restored: Sequence[Restored]) -> bool:
         """Add instances with their histories."""
         blobs = {address: content for one in restored for address, content in one.blobs.items()}
@@ -474,14 +482,6 @@ class SQLiteHistoryStore:
             }
 
         return await self._read(query)
-
-
-def _end_leases(connection: sqlite3.Connection, tokens: list[int], *, recovered: bool) -> int:
-    parameter = msgspec.json.encode(tokens).decode()
-    chosen = "IN (SELECT value FROM json_each(?))"
-    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608
-    statement = f"UPDATE instance SET owner = NULL, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
-    return connection.execute(statement, (int(recovered), parameter)).rowcount
 
 
 def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from perdure.base.errors import StoreLockedError, StoreUnavailableError
+from perdure.components.history.sqlite.doubts import Doubts
 from perdure.components.history.sqlite.errors import concerns_all, translated
 from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
 
@@ -68,6 +69,7 @@ class Writer:
         self._pending: Batch = []
         self._closed = False
         self._using = threading.Lock()
+        self._doubts = Doubts()
         self._handed_over = 0
         self._lonely = 0
         self._usual_seconds = 2 * QUICK_SECONDS
@@ -183,18 +185,31 @@ class Writer:
     def _outcomes(self, batch: Batch) -> Settled:
         """Commit a batch and return what is to be told to whom."""
         began = time.perf_counter()
+        submissions = [submission for submission, _ in batch]
         try:
             self._guard()
-            outcomes = commit_group(self._connection, self._store, [submission for submission, _ in batch])
+            outcomes = commit_group(self._connection, self._store, submissions)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
             if len(batch) > 1 and not concerns_all(error):
                 # One submission contradicts the store or is too much for it: it must not take the others down.
                 return [settled for item in batch for settled in self._outcomes([item])]
-            told = translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
-            outcomes = [told] * len(batch)
+            outcomes = [self._outcome_of_failure(submissions, error)] * len(batch)
+        else:
+            self._doubts.note_success(submissions)
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
         return [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)]
+
+    def _outcome_of_failure(self, submissions: list[Submission], error: Exception) -> Outcome:
+        """Return what to tell those whose commit failed."""
+        self._doubts.note_failure(submissions, error)
+        if isinstance(error, sqlite3.IntegrityError):
+            try:
+                if self._doubts.resolves(self._connection, submissions[0]):
+                    return None
+            except sqlite3.Error as unreadable:
+                error = unreadable
+        return translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
 
     def _deliver(self, outcomes: Settled, pieces: int) -> None:
         # A closed loop belongs to a program that has ended: nobody waits any more.

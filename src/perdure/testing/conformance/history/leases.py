@@ -43,6 +43,15 @@ class Leases(kit.Suite):
         assert [(one.key, one.next_seq) for one in claimed] == [(key, 2)]
 
     @kit.on_open_store
+    async def test_what_is_set_free_is_due_whatever_the_clock_says(self, store: HistoryStore) -> None:
+        """Also when the clock went back meanwhile, so that its start is in the future."""
+        lease = await store.join("leaving")
+        key = await kit.started(store, "left", lease)
+        await store.leave(lease)
+        next_lease = await store.join("next")
+        assert [one.key for one in await kit.claim(store, next_lease, now=kit.T0 - 3600)] == [key]
+
+    @kit.on_open_store
     async def test_everything_under_an_ended_lease_is_refused(self, store: HistoryStore) -> None:
         """Nothing is changed by it."""
         lease = await store.join("ended")

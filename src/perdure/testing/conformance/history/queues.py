@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from perdure.base.errors import BacklogFullError, StoreCorruptError
-from perdure.base.events import Status
+from perdure.base.events import ExecutionTerminated, Status, encode_event
 from perdure.base.ids import digest
 from perdure.base.limits import Limits, Rate
 from perdure.ports.history_store import (
@@ -32,6 +32,7 @@ from perdure.testing.conformance.history import kit
 WORKFLOW = Queue("suite", "workflow", kit.WORKFLOW)
 ACTIVITY = Queue("suite", "activity", "pay")
 ONE = Limits(concurrency=1)
+END = encode_event(ExecutionTerminated())
 
 
 def new(name: str, limits: Limits | None = ONE, key: str = "", priority: int = 0, **others: object) -> NewInstance:
@@ -253,12 +254,12 @@ class Queues(kit.Suite):
             await store.start(new(name, parent="running" if name == "child" else None))
             assert await store.signal(name, kit.raised("hello")) is Status.PENDING
         assert await begun(store, lease) == []
-        await store.signal("ended", kit.raised("end"), ends=True)
+        await store.signal("ended", END)
         claimed = await kit.claim(store, lease)
         assert [(one.instance_id, len(one.signals)) for one in claimed] == [("ended", 2)]
         await ends(store, lease, claimed[0].key)
         assert await begun(store, lease) == []
-        changes = Changes(to_children=kit.raised("end"), sends=(Sending("told", kit.raised("end"), ends=True),))
+        changes = Changes(to_children=END, sends=(Sending("told", END),))
         await kit.append(store, lease, kit.episode(running, 1, changes=changes))
         assert sorted(await begun(store, lease)) == ["child", "told"]
 
