@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -14,7 +14,10 @@ from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
-from perdure.ports.history_store import NO_TICKETS
+from perdure.ports.history_store import Changes
+
+NO_TASKS: frozenset[int] = frozenset()
+"""Shared by all instances that have nothing limited."""
 
 
 class Turnout(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +68,8 @@ class Held:
         running: the activities in flight, by attempt id.
         to_start: attempts that begin once the current episode is durable.
         to_queue: attempts that take a ticket with the next episode, though they were decided before.
-        tickets: the attempts that have a ticket, and whether it was granted without an event in the history.
+        tickets: the attempts that have a ticket.
+        admitted: the attempts whose ticket was granted at once, which the history does not tell.
         timer: the armed wake-up for the next timer.
     """
 
@@ -75,6 +79,7 @@ class Held:
         "_events",
         "_links",
         "_positions",
+        "admitted",
         "busy",
         "execution",
         "generation",
@@ -105,7 +110,8 @@ class Held:
         self.running: dict[int, asyncio.Task[None]] = {}
         self.to_start: list[TaskScheduled] = []
         self.to_queue: list[TaskScheduled] = []
-        self.tickets: Mapping[int, bool] = NO_TICKETS
+        self.tickets: frozenset[int] = NO_TASKS
+        self.admitted: frozenset[int] = NO_TASKS
         self.timer: asyncio.TimerHandle | None = None
         self._events: list[AnyEvent] = []
         self._blobs: dict[str, bytes] = {}
@@ -176,10 +182,30 @@ class Held:
         self.abandon()
         self.generation += 1
         self.to_start.clear()
+        self.tickets = self.admitted = NO_TASKS
         waiting = zip(self._events, self._positions, strict=True)
         outside = [(event, position) for event, position in waiting if position is not None]
         self._events = [event for event, _ in outside]
         self._positions = [position for _, position in outside]
+
+    def note_turns(self, changes: Changes, granted: Sequence[int]) -> None:
+        """Take note of the tickets that an episode took and gave back, and of those that were granted at once."""
+        if changes.turns or changes.gives_back:
+            taken = frozenset(turn.task for turn in changes.turns)
+            self.tickets = (self.tickets | taken) - frozenset(changes.gives_back)
+            self.admitted = self.admitted - frozenset(changes.gives_back)
+        if granted:
+            self.admit(granted)
+        if self.to_queue:
+            self.to_start.extend(one for one in self.to_queue if one.id in granted)
+            self.to_queue = []
+
+    def admit(self, tasks: Sequence[int]) -> None:
+        """Take note of attempts that got their turn without an event in the history."""
+        if tasks:
+            self.admitted = self.admitted | frozenset(tasks)
+            if self.execution is not None:
+                self.execution.queued.difference_update(tasks)
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""

@@ -142,6 +142,7 @@ class _Writer:
             else Parent(instance_id=execution.instance_id, task_id=event.id, generation=execution.generation)
         )
         name, _, version = key.partition("@")
+        rules = None if code is None else code.rules
         given = execution.input_of(event)
         started = ExecutionStarted(name=name, input=given, version=version, parent=parent, admission=event.admission)
         new = NewInstance(
@@ -152,7 +153,7 @@ class _Writer:
             events=encode_events([started]),
             lease=lease,
             parent=None if event.detached else execution.instance_id,
-            ticket=None if event.admission is None else ticket_of(app_id, name, event.admission, code and code.rules),
+            ticket=None if event.admission is None else ticket_of(app_id, name, event.admission, rules),
         )
         if event.detached:
             self.starts.append(ChildStart(new=new))

@@ -13,6 +13,7 @@ from perdure.base.limits import HIGHEST_PRIORITY, LOWEST_PRIORITY, Limits
 from perdure.ports.tickets import Queue, Ticket
 
 Key = str | int
+KeyOf = Callable[[Any], Key]
 Priority = Callable[[Any], int] | int
 
 _LONGEST_KEY = 256
@@ -28,12 +29,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     limits: Limits
-    key: Callable[[Any], Key] | None = None
+    key: KeyOf | None = None
     priority: Priority = 0
 
 
 def rules_of(
-    what: str, limits: Limits | None, key: Callable[[Any], Key] | None, priority: Priority, *, has_backlog: bool
+    what: str, limits: Limits | None, key: KeyOf | None, priority: Priority, *, has_backlog: bool
 ) -> Rules | None:
     """Return what a decorator declares, or None when it limits nothing.
 

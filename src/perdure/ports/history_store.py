@@ -346,6 +346,8 @@ class Results(msgspec.Struct, frozen=True, gc=False):
     next_turn: float | None = None
 
 
+NO_RESULTS = Results()
+
 Appended = Callable[[Exception | Results | None], None]
 """Told what became of an episode: refused with an error, or durable, with its results if it has any."""
 

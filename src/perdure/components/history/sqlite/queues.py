@@ -166,6 +166,12 @@ def take_turns(
     )
 
 
+def differs(connection: sqlite3.Connection, limits: Mapping[Queue, Limits]) -> bool:
+    """Whether declaring these limits would change anything."""
+    known = _known(connection, limits)
+    return any(given != known[queue][1] if queue in known else given.any for queue, given in limits.items())
+
+
 def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now: float) -> None:
     """Let these limits hold from now on."""
     known = _known(connection, limits)

@@ -36,7 +36,7 @@ from perdure.components.history.sqlite.lease_keeper import LeaseKeeper
 from perdure.components.history.sqlite.leases import WorkerLock, end_leases, remove_lock
 from perdure.components.history.sqlite.listing import expired_keys, in_line, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
-from perdure.components.history.sqlite.queues import NEXT_TURN, declare, grant_due, tickets_of
+from perdure.components.history.sqlite.queues import NEXT_TURN, declare, differs, grant_due, tickets_of
 from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
@@ -312,7 +312,9 @@ class SQLiteHistoryStore:
 
     async def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
         """Let these limits hold from now on."""
-        await self._change(partial(declare, limits=limits, now=now))
+        # Most programs limit nothing: their start needs no commit for that.
+        if await self._read(partial(differs, limits=limits)):
+            await self._change(partial(declare, limits=limits, now=now))
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances that nobody owns."""
