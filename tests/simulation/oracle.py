@@ -30,7 +30,7 @@ from perdure.base.events import (
 )
 from perdure.engine.activity import ActivityContext
 from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
-from perdure.ports.history_store import Changes, Claimed, Episode, Lease, NewInstance, Started
+from perdure.ports.history_store import Changes, Claimed, Episode, Lease, NewInstance, Results, Started
 from perdure.ports.toolset import OnCrash
 
 Attempt = tuple[str, int]
@@ -198,7 +198,7 @@ class Oracle:
         if new.instance_id in self.books:
             self._world.blame(f"{new.instance_id} was accepted twice")
         book = self.books[new.instance_id] = self._by_key[started.key] = Book(new)
-        if new.lease is not None:
+        if new.lease is not None and not started.waits:
             self._take(life, new.lease, book)
 
     def _saw_signal(self, life: str, args: tuple[Any, ...], status: Any) -> None:
@@ -207,7 +207,11 @@ class Oracle:
 
     # -- episodes
 
-    def _saw_append(self, life: str, args: tuple[Lease, Episode], started: Sequence[Started] | None) -> None:
+    def saw_grant(self, key: int, event: str) -> None:
+        """An attempt that waited got its turn."""
+        self._by_key[key].accepted.append(event)
+
+    def _saw_append(self, life: str, args: tuple[Lease, Episode], results: Results | None) -> None:
         lease, episode = args
         book = self._by_key[episode.key]
         self._require_owner(life, lease, book)
@@ -220,8 +224,9 @@ class Oracle:
             self._enter(book, episode, event)
         book.consumed += len(episode.consumed)
         if episode.changes is not None:
-            self._change(life, book, episode.changes, started or ())
-        if episode.park is not None:
+            self._change(life, book, episode.changes, () if results is None else results.started)
+        granted = () if results is None else results.granted
+        if episode.park is not None and not (episode.park.unless_granted and granted):
             book.owner = None
 
     def _renew(self, book: Book, episode: Episode) -> None:
