@@ -260,7 +260,7 @@ async def race_of_activities(ctx: Any, log: str) -> list[int]:
 @_workflow
 async def activity_against_timer(ctx: Any, log: str) -> str:
     quick = ctx.call_activity(add, input=_sum(log, 1, 1))
-    alarm = ctx.create_timer(60)
+    alarm = ctx.create_timer(86_400)
     winner = await ctx.when_any([quick, alarm])
     return "in time" if winner is quick else "too late"
 
@@ -338,7 +338,7 @@ async def event_that_does_not_come(ctx: Any, log: str) -> str:
 
 @_workflow
 async def event_that_comes_in_time(ctx: Any, log: str) -> Any:
-    approval = await ctx.wait_for_external_event("approval", timeout=60)
+    approval = await ctx.wait_for_external_event("approval", timeout=86_400)
     await ctx.call_activity(add, input=_sum(log, 1, 1))
     return approval
 
@@ -499,7 +499,7 @@ async def cancels_the_losers(ctx: Any, log: str) -> str:
     quick = ctx.call_activity(add, input=_sum(log, 1, 1))
     slow = ctx.call_activity(dawdle, input={"log": log, "seconds": 60})
     child = ctx.call_child_workflow(patient, instance_id=f"{ctx.instance_id}:loser")
-    alarm, event = ctx.create_timer(60), ctx.wait_for_external_event("never")
+    alarm, event = ctx.create_timer(86_400), ctx.wait_for_external_event("never")
     winner = await ctx.when_any([quick, slow, child, alarm, event], cancel_losers=True)
     try:
         await slow

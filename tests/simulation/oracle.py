@@ -78,6 +78,10 @@ class Book:
         return f"{self.new.instance_id}/{generation}{scheduled.call_id}"
 
 
+LIMITED = {"add_in_turn": 2}
+"""How many attempts of a limited activity may run at the same time."""
+
+
 class Oracle:
     """The books of one simulation.
 
@@ -96,6 +100,7 @@ class Oracle:
         self._recorded: set[Attempt] = set()
         self._begun: dict[Attempt, list[Run]] = defaultdict(list)
         self._told_to_retry: dict[Attempt, int] = defaultdict(int)
+        self._inside: dict[str, dict[Attempt, Book]] = defaultdict(dict)
 
     def end_of(self, instance_id: str) -> ExecutionCompleted | None:
         """Return how an instance ended, or None."""
@@ -120,6 +125,19 @@ class Oracle:
         if not stale:
             self._judge_beginning(attempt, before, call, on_crash)
         before.append(Run(token, stale))
+        if call.activity in LIMITED and not stale:
+            self._judge_turn(attempt, call)
+
+    def _judge_turn(self, attempt: Attempt, call: ActivityContext) -> None:
+        """Require that no more attempts of a limited activity are in than its limit says; each is until its outcome."""
+        inside = self._inside[call.activity]
+        inside[attempt] = self.books[call.instance_id]
+        for other, book in list(inside.items()):
+            living = any(run.token not in self._ended for run in self._begun[other])
+            if other in self._recorded or book.end is not None or not living:
+                del inside[other]
+        if len(inside) > LIMITED[call.activity]:
+            self._world.blame(f"{len(inside)} attempts of {call.activity} run at the same time: {list(inside)}")
 
     def _judge_beginning(
         self, attempt: Attempt, before: Sequence[Run], call: ActivityContext, on_crash: OnCrash

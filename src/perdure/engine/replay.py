@@ -188,12 +188,12 @@ class Execution(Requests):
         finally:
             replaying_now.reset(quiet)
             if self.replaying:
-                # What the beginning of a new run sets is recorded with its first episode.
+                # What the beginning of a new run sets and cancels is recorded with its first episode.
                 self._status_known = self.custom_status
                 self.attributes = {}
+                self._cancelled = []
             self.replaying = False
             self._resolved = NOTHING
-            self._cancelled = []
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
