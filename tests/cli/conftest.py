@@ -8,7 +8,7 @@ import pytest
 from tests.cli.harness import Cli, Done
 
 from perdure.cli.main import main
-from perdure.workflows.registry import default_registry
+from perdure.workflows.registry import Registry, default_registry
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def perdure(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """The command in this process: quicker where no process needs to die."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(default_registry, "workflows", {})
-    monkeypatch.setattr(default_registry, "activities", {})
+    for name, empty in vars(Registry()).items():
+        monkeypatch.setattr(default_registry, name, empty)
 
     def call(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["perdure", *arguments])

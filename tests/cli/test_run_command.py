@@ -204,3 +204,20 @@ def test_the_echo_does_not_finish_what_another_model_began(cli: Cli):
     assert done.returncode == 1
     assert "was begun with the model" in done.stderr
     assert "--model" in done.stderr
+
+
+def test_an_app_goes_on_with_its_own_runs_only(cli: Cli):
+    cli.app()
+    cli.killed_in_delivery("deliver it")
+    cli.let_go()
+    other = cli("run", "app.py", "deliver it", "--app-id", "other")
+    assert other.returncode == 0
+    assert "resuming" not in other.stderr
+    assert "unfinished" not in other.stderr
+    assert {(run["app"], run["status"]) for run in cli.json("runs", "list")} == {
+        ("default", "RUNNING"),
+        ("other", "COMPLETED"),
+    }
+    own = cli("run", "app.py", "deliver it")
+    assert "resuming run" in own.stderr
+    assert cli.log()[4:] == [*WHOLE_LOG, "deliver box", "model 2"]

@@ -104,7 +104,7 @@ class Driven:
         self.now += after
         self.decisions = self.execution.advance(self.now, events)
         made = self.decisions.events
-        if made:
+        if not self.decisions.empty:
             self.rows.append(HistoryRow(self.rows[-1].seq + 1, self.now, decode_events(encode_events(made))))
         return made
 

@@ -30,7 +30,7 @@ def round_trip(value: object) -> object:
         store = MemoryHistoryStore()
         await store.open()
         try:
-            raw = await stored(store, await store.join("w"), value)
+            raw = await stored(store, await store.join("w", "test"), value)
             return decode(raw, await resolve(store, [raw]))
         finally:
             await store.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure import AgentRunner, DurableAgent, RunFailedError, StoreError, UsageError, tool
+from perdure.base.errors import InstanceExistsError
 from perdure.components.history.memory import MemoryHistoryStore
 from perdure.llm.scripted import ScriptedModel
 from perdure.workflows.registry import default_registry
@@ -168,3 +169,43 @@ def test_a_program_killed_in_a_tool_call_and_started_again_finishes_without_aski
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(again.stdout)["content"] == "done"
     assert (tmp_path / "log").read_text().split() == ["model", "book", "book", "model"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "environment", "expected"),
+    [
+        (None, {}, "default"),
+        (None, {"APP_ID": "dapr"}, "dapr"),
+        (None, {"APP_ID": "dapr", "PERDURE_APP_ID": "ours"}, "ours"),
+        ("given", {"APP_ID": "dapr", "PERDURE_APP_ID": "ours"}, "given"),
+    ],
+)
+def test_runs_belong_to_the_app_that_is_given_or_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("APP_ID", "PERDURE_APP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    async def body() -> None:
+        store = MemoryHistoryStore()
+        async with AgentRunner(store=store, app_id=chosen) as runner:
+            await runner.run(greeter(), {"task": "hi"}, instance_id="one")
+            record = await store.find("one")
+            assert record is not None
+            assert record.app_id == expected
+
+    asyncio.run(body())
+
+
+def test_the_same_agent_in_two_apps_shares_no_runs() -> None:
+    async def body() -> None:
+        store = MemoryHistoryStore()
+        agent = greeter()
+        async with AgentRunner(store=store, app_id="one") as one, AgentRunner(store=store, app_id="two") as two:
+            await one.run(agent, {"task": "hi"}, instance_id="taken")
+            with pytest.raises(InstanceExistsError, match="it is a run of app 'one', not of 'two'"):
+                await two.run(agent, {"task": "hi"}, instance_id="taken")
+
+    asyncio.run(body())

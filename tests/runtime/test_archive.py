@@ -140,3 +140,45 @@ def test_an_edited_content_and_a_missing_row_are_noticed(tmp_path: Path) -> None
             await import_instance(store, json.dumps(document))
 
     asyncio.run(run())
+
+
+def test_a_run_that_continued_in_its_first_episode_goes_along(opened: Callable[..., Any]) -> None:
+    async def flow(ctx: Any, number: int) -> Any:
+        if number == 0:
+            ctx.continue_as_new(1)
+            return None
+        return await ctx.wait_for_external_event("go")
+
+    async def run() -> None:
+        registry = registry_of(flow)
+        async with opened(registry) as runtime:
+            await runtime.start(flow, 0, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
+            document = await export_instance(runtime.store, "one")
+        other = MemoryHistoryStore()
+        async with EmbeddedRuntime(other, registry=registry) as runtime:
+            await import_instance(other, document)
+            await runtime.resume("one")
+            await runtime.raise_event("one", "go", 5)
+            assert await runtime.wait("one", 5) == 5
+
+    asyncio.run(run())
+
+
+def test_a_run_that_was_put_off_begins_when_it_is_resumed(opened: Callable[..., Any]) -> None:
+    async def flow(ctx: Any) -> str:
+        return "begun"
+
+    async def run() -> None:
+        registry = registry_of(flow)
+        async with opened(registry) as runtime:
+            await runtime.start(flow, instance_id="one", start_at=3600)
+            document = await export_instance(runtime.store, "one")
+        other = MemoryHistoryStore()
+        async with EmbeddedRuntime(other, registry=registry) as runtime:
+            await import_instance(other, document)
+            assert "resume it" in (await runtime.find("one")).waits
+            await runtime.resume("one")
+            assert await runtime.wait("one", 5) == "begun"
+
+    asyncio.run(run())

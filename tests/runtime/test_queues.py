@@ -226,7 +226,7 @@ def test_no_more_calls_of_an_activity_run_than_its_limit_says(opened):
             parked = await until(lambda: _parked(runtime, names))
             assert len(parked) == 7
             assert await waits_of(runtime, parked[0]) == {
-                "turns": [{"activity": "pass", "calls": 1, "concurrency": 3, "ahead": 0}]
+                "queued": [{"activity": "pass", "calls": 1, "concurrency": 3, "ahead": 0}]
             }
             assert (await runtime.find(parked[0])).status is Status.RUNNING
             gate.let(*names)
@@ -368,7 +368,7 @@ def test_an_activity_that_asks_keeps_its_place_until_it_is_answered_and_no_waiti
         await crash(first)
         async with opened(gate.registry) as second:
             await until(lambda: _waits_for(second, "a", "asks"))
-            assert set(await waits_of(second, "b")) == {"turns"}
+            assert set(await waits_of(second, "b")) == {"queued"}
             await second.answer("a", 0, "completed", "done elsewhere")
             await until(lambda: gate.inside == {"b"})
             gate.let("b")
@@ -482,7 +482,7 @@ def test_a_fork_waits_for_a_turn_as_its_source_did(opened):
             await runtime.start("one", "inside", instance_id="inside")
             await until(lambda: gate.inside == {"inside"})
             await runtime.fork("done", 0, new_instance_id="fork")
-            await until(lambda: _waits_for(runtime, "fork", "turns"))
+            await until(lambda: _waits_for(runtime, "fork", "queued"))
             gate.let("inside")
             assert await runtime.wait("fork", PATIENCE) == "done"
         assert gate.most == 1

@@ -11,7 +11,7 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.process import Life, SimulatedProcess
 from tests.simulation.world import World
 
-from perdure.base.codec import decode
+from perdure.base.codec import decode, encode
 from perdure.base.errors import (
     InstanceError,
     InstanceExistsError,
@@ -79,127 +79,107 @@ class Clash:
         return f"the id {self._case.instance_id} was given to two runs"
 
 
-class Raise:
+class Request:
+    """Something that is asked of an instance, which may not exist yet, or have ended."""
+
+    insists = False
+
+    def __init__(self, instance_id: str) -> None:
+        self.instance_id = instance_id
+
+    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        existed = self.instance_id in oracle.books
+        try:
+            return await self.ask(runtime, oracle)
+        except InstanceNotFoundError:
+            if existed:
+                return f"{self.instance_id} exists and was not found"
+            raise NotYetError from None
+        except InstanceError as error:
+            ended = oracle.end_of(self.instance_id) is not None
+            return "" if ended else f"{self.instance_id} has not ended and takes nothing: {error}"
+
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        """Ask; return what is wrong with the answer."""
+        raise NotImplementedError
+
+
+class Raise(Request):
     """Send an event to an instance."""
 
     insists = True
 
     def __init__(self, instance_id: str, name: str, data: Any) -> None:
-        self._instance_id, self._name, self._data = instance_id, name, data
+        super().__init__(instance_id)
+        self._name, self._data = name, data
 
-    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.books
-        try:
-            await runtime.raise_event(self._instance_id, self._name, self._data)
-        except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
-        if not oracle.has_taken(self._instance_id, f'"name":"{self._name}"'):
-            return f"event {self._name} of {self._instance_id} was acknowledged and is not in the store"
-        return ""
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        await runtime.raise_event(self.instance_id, self._name, self._data)
+        if oracle.has_taken(self.instance_id, bytes(encode(self._data).raw).decode()):
+            return ""
+        return f"event {self._name} of {self.instance_id} was acknowledged and is not in the store"
 
 
-def _judge_refusal(instance_id: str, error: InstanceError, oracle: Oracle, *, existed: bool) -> str:
-    if isinstance(error, InstanceNotFoundError):
-        if not existed:
-            raise NotYetError
-        return f"{instance_id} exists and was not found"
-    return "" if oracle.end_of(instance_id) is not None else f"{instance_id} has not ended and takes no event: {error}"
-
-
-class Terminate:
+class Terminate(Request):
     """End an instance from outside."""
 
-    insists = False
-
-    def __init__(self, instance_id: str) -> None:
-        self._instance_id = instance_id
-
-    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.books
-        try:
-            await runtime.terminate(self._instance_id, "enough")
-        except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
-        if oracle.end_of(self._instance_id) is not None or oracle.has_taken(self._instance_id, '"reason":"enough"'):
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        await runtime.terminate(self.instance_id, "enough")
+        if oracle.end_of(self.instance_id) is not None or oracle.has_taken(self.instance_id, '"reason":"enough"'):
             return ""
-        return f"the termination of {self._instance_id} was acknowledged and is not in the store"
+        return f"the termination of {self.instance_id} was acknowledged and is not in the store"
 
 
-class Suspend:
+class Suspend(Request):
     """Hold an instance."""
 
-    insists = False
-
-    def __init__(self, instance_id: str) -> None:
-        self._instance_id = instance_id
-
-    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.books
-        try:
-            await runtime.suspend(self._instance_id)
-        except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        await runtime.suspend(self.instance_id)
         return ""
 
 
-class Resume:
+class Resume(Request):
     """Let an instance go on, though it may not be suspended or stalled."""
 
     insists = True
 
-    def __init__(self, instance_id: str) -> None:
-        self._instance_id = instance_id
-
-    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.books
-        try:
-            await runtime.resume(self._instance_id)
-        except InstanceError as error:
-            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        await runtime.resume(self.instance_id)
         return ""
 
 
-class Wait:
+class Wait(Request):
     """Wait for the end of an instance, for a while."""
 
-    insists = False
-
-    def __init__(self, instance_id: str) -> None:
-        self._instance_id = instance_id
-
-    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        existed = self._instance_id in oracle.books
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
         try:
-            result = await runtime.wait(self._instance_id, _WAIT_SECONDS)
+            result = await runtime.wait(self.instance_id, _WAIT_SECONDS)
         except TimeoutError:
             return ""
-        except InstanceNotFoundError as error:
-            return _judge_refusal(self._instance_id, error, oracle, existed=existed)
         except RunFailedError as failed:
             result = failed.status
-        end = oracle.end_of(self._instance_id)
+        end = oracle.end_of(self.instance_id)
         if end is None:
-            return f"{self._instance_id} has not ended and somebody was told {result!r:.100}"
-        if end.failure is not None:
-            return "" if result == end.status else f"{self._instance_id} {end.status}, and somebody was told {result!r}"
+            return f"{self.instance_id} has not ended and somebody was told {result!r:.100}"
+        if end.failure is not None and result != end.status:
+            return f"{self.instance_id} {end.status}, and somebody was told {result!r:.100}"
         return ""
 
 
-class Answer:
+class Answer(Request):
     """Answer what an instance asks about attempts that a crash cut off."""
 
-    insists = False
-
     def __init__(self, instance_id: str, *, retry: bool) -> None:
-        self._instance_id, self._retry = instance_id, retry
+        super().__init__(instance_id)
+        self._retry = retry
 
-    async def run(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
-        record = await runtime.find(self._instance_id)
+    async def ask(self, runtime: EmbeddedRuntime, oracle: Oracle) -> str:
+        record = await runtime.find(self.instance_id)
         if record is None or record.waits is None:
             return ""
         asks = json.loads(record.waits).get("asks", ())
         if asks:
-            rows = await runtime.history(self._instance_id)
+            rows = await runtime.history(self.instance_id)
             tasks = {event.id: event for row in rows for event in row.events if isinstance(event, TaskScheduled)}
             for ask in asks:
                 await self._answer(runtime, tasks, tasks[ask["task"]])
@@ -208,9 +188,9 @@ class Answer:
     async def _answer(self, runtime: EmbeddedRuntime, tasks: dict[int, TaskScheduled], task: TaskScheduled) -> None:
         given = decode(tasks[task.call_id].input)
         if self._retry or given["fails"]:
-            await runtime.answer(self._instance_id, task.id, "retry")
+            await runtime.answer(self.instance_id, task.id, "retry")
         else:
-            await runtime.answer(self._instance_id, task.id, "completed", given["number"])
+            await runtime.answer(self.instance_id, task.id, "completed", given["number"])
 
 
 class Outside:

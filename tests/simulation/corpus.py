@@ -26,7 +26,7 @@ from perdure.ports.toolset import Interrupted, Reconciled
 
 Event = tuple[str, Any]
 
-TIMED = frozenset({"activity-against-timer", "event-that-comes-in-time"})
+TIMED = frozenset({"activity-against-timer", "event-that-comes-in-time", "cancels-the-losers"})
 """Shapes whose minute may be over when a process stands still or its clock jumps: they may end in two ways."""
 
 LONG = frozenset({"long-loop", "large-values"})

@@ -27,6 +27,7 @@ from perdure.base.events import (
     decode_event,
     decode_events,
     encode_event,
+    ends_instance,
 )
 from perdure.engine.activity import ActivityContext
 from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
@@ -181,9 +182,9 @@ class Oracle:
         for instance in claimed:
             book = self._by_key[instance.key]
             self._take(life, lease, book)
-            # An event makes an instance due at once, even one that has not begun; and what a worker that died took up
-            # in time is free for one whose clock is behind.
-            early = book.new.due is not None and now < book.new.due and not book.accepted
+            # Its end does not wait for its time; and what a worker that died took up in time is free for one whose
+            # clock is behind.
+            early = book.new.due is not None and now < book.new.due and not any(map(ends_instance, book.accepted))
             if early and not book.begun:
                 self._world.blame(f"{book.new.instance_id} begins before its time")
             book.begun = True

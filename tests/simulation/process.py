@@ -95,7 +95,7 @@ class Life:
         self.store: Connection = process.node.connect(self)
         self._latest: EmbeddedRuntime | None = None
         self._leaving = asyncio.Event()
-        self._errands: list[Errand] = []
+        self._errands: dict[Errand, None] = {}
         self._fuse: int | None = None
         self._spark: Callable[[], None] | None = None
         self.world.note(self.name, "begins")
@@ -178,9 +178,15 @@ class Life:
 
     def run(self, errand: Errand) -> None:
         """Do something from outside with the runtime."""
-        self._errands.append(errand)
-        task = self.loop.create_task(errand.run(self))
-        task.add_done_callback(lambda _: self._errands.remove(errand) if self.alive else None)
+        self._errands[errand] = None
+        self.loop.create_task(self._run(errand))
+
+    async def _run(self, errand: Errand) -> None:
+        try:
+            await errand.run(self)
+        finally:
+            # In the same turn: a crash in the next one must not take it for unfinished.
+            self._errands.pop(errand, None)
 
     def leave(self) -> None:
         """Ask it to end in good order, as a deployment does."""
@@ -215,7 +221,7 @@ class Life:
         self.runtime = None
         self.world.actors.remove(self)
         self.process.node.lost(self)
-        errands, self._errands = self._errands, []
+        errands, self._errands = self._errands, {}
         for errand in errands:
             errand.cut_off()
         self.process.ended()

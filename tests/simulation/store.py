@@ -109,10 +109,10 @@ class StoreNode:
         self._loop = SimulatedLoop(world, self._note_failure)
         self._grants: list[tuple[int, str]] = []
         self._turn = memory._turn
-        memory._queues = MemoryQueues(self._note_turn)
+        memory._queues = MemoryQueues(self._note_grant)
         self.look("open")
 
-    def _note_turn(self, key: int, task: int, event: str | None, now: float) -> None:
+    def _note_grant(self, key: int, task: int, event: str | None, now: float) -> None:
         self._turn(key, task, event, now)
         if event is not None:
             self._grants.append((key, event))
@@ -228,6 +228,9 @@ class Connection:
                 self._life.loop.call_soon(argument, *args)
 
         return post
+
+    def listen(self, on_news: Callable[[Any], None]) -> None:
+        """Tell nothing: whoever waits looks from time to time."""
 
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Send an episode; ``done`` is called when the answer arrives."""

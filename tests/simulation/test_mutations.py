@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from tests.simulation.simulation import SOUND, Parts, simulate
 from tests.simulation.store import Connection
@@ -83,6 +84,20 @@ class Unreapable(MemoryHistoryStore):
         return 0
 
 
+class Eager(MemoryHistoryStore):
+    """Lets an instance begin at once whose start was put off."""
+
+    async def start(self, new: Any) -> Any:
+        return await super().start(msgspec.structs.replace(new, due=None))
+
+
+class Silent(MemoryHistoryStore):
+    """Does not deliver what an episode sends to other instances, such as the end of a child workflow."""
+
+    def _change(self, instance: Any, seq: int, changes: Any) -> Any:
+        return super()._change(instance, seq, msgspec.structs.replace(changes, sends=()))
+
+
 class Deaf(MemoryHistoryStore):
     """Does not make an instance due when an event arrives for it."""
 
@@ -103,6 +118,8 @@ class Deaf(MemoryHistoryStore):
         (Repeating, "its history has"),
         (Sharing, "which lease"),
         (Unreapable, "it does not move"),
+        (Eager, "begins before its time"),
+        (Silent, "which have ended"),
         (Deaf, "its history has"),
     ],
 )
@@ -153,7 +170,7 @@ def test_activities_that_begin_before_they_are_recorded_are_noticed(monkeypatch:
 
 
 def test_interrupted_activities_that_nobody_begins_again_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "_start_interrupted", lambda self, held, news: None)
+    monkeypatch.setattr(Worker, "_start_interrupted", lambda *_: None)
     assert_noticed("it does not move")
 
 

@@ -13,7 +13,7 @@ from tests.simulation.simulation import Outcome, Parts, simulate
 from tests.simulation.test_mutations import Hasty
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = 2_400
+SEEDS = 2_000
 PIECE = 400
 FAILING = Parts(connection=Hasty)
 

@@ -105,13 +105,13 @@ class InstanceNotFoundError(InstanceError):
 
 
 class InstanceExistsError(InstanceError):
-    """The instance id is already used by another workflow or with another input."""
+    """The instance id is already used by another app or workflow, or with another input."""
 
     def __init__(self, instance_id: str, detail: str) -> None:
         super().__init__(
             instance_id,
-            f"instance id {instance_id!r} is taken: {detail}. Choose another id, or start it with the same workflow "
-            "and input to attach to the run that exists.",
+            f"instance id {instance_id!r} is taken: {detail}. Choose another id, or start it with the same app, "
+            "workflow and input to attach to the run that exists.",
         )
 
 
@@ -171,7 +171,10 @@ class NonDeterminismError(PerdureError):
     Attributes:
         recorded: what the history holds at this place.
         requested: what the code asked for on replay.
+        row: number of the history row where they part, once a replay has found it.
     """
+
+    row: int | None = None
 
     def __init__(self, instance_id: str, recorded: str, requested: str) -> None:
         self.instance_id, self.recorded, self.requested = instance_id, recorded, requested

@@ -7,6 +7,7 @@ inside events as tagged JSON that stays encoded (:class:`msgspec.Raw`) until som
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -360,6 +361,11 @@ def decode_event(text: str | bytes) -> AnyEvent:
     """Return one event from its JSON text."""
     event: AnyEvent = _single.decode(text)
     return event
+
+
+def begins_generation(events: Iterable[AnyEvent]) -> bool:
+    """Whether some row of a history is the first one of an instance, or of a generation of it."""
+    return any(isinstance(event, ExecutionStarted) for event in events)
 
 
 def ends_instance(text: str) -> bool:

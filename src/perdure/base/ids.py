@@ -22,14 +22,14 @@ def new_instance_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
-def require_usable_id(instance_id: str) -> None:
-    """Refuse what cannot be an instance id.
+def require_usable_id(given: str, field: str = "instance_id") -> None:
+    """Refuse what cannot be an instance id, or an app id.
 
     Raises:
         UsageError: it is empty, longer than 256 characters, or no text that a store keeps.
     """
-    if not (_is_text(instance_id) and 0 < len(instance_id) <= _ID_LENGTH and "\0" not in instance_id):
-        raise UsageError(f"instance_id is {instance_id!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
+    if not (_is_text(given) and 0 < len(given) <= _ID_LENGTH and "\0" not in given):
+        raise UsageError(f"{field} is {given!r:.80}; use 1 to {_ID_LENGTH} characters of text without NUL")
 
 
 def require_text(field: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What humans send to runs: answers about interrupted calls, another try, a cancellation.
+"""What humans send to runs: answers about interrupted calls, another try, events, a hold, a cancellation.
 
 Commands only write signals. The process that executes the run reads them, now or when it is started again.
 """
@@ -14,11 +14,13 @@ import msgspec
 
 from perdure.agents.turn import ToolOutcome
 from perdure.base.errors import UsageError
+from perdure.base.events import Status
 from perdure.cli import ending, terminal
 from perdure.cli.find_runs import run_by_prefix
 from perdure.cli.formats import cleaned
+from perdure.cli.given import json_value
 from perdure.cli.options import looking
-from perdure.cli.standing import owner_name, standing
+from perdure.cli.standing import standing, worker_command
 from perdure.ports.history_store import HistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.inspect import Inspection, Inspector, Step, is_tool_call
@@ -56,11 +58,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
             return cls(decision="failed", value=fail, task=task)
         if result is None:
             return cls(task=task)
-        try:
-            return cls(decision="completed", value=msgspec.json.decode(result), task=task)
-        except msgspec.DecodeError as error:
-            hint = "a text needs quotes of its own: --result '\"done\"'"
-            raise UsageError(f"--result is not JSON ({error}); {hint}") from None
+        return cls(decision="completed", value=json_value("--result", result), task=task)
 
 
 async def answer_run(store: Path | None, named: str | None, run: str, answer: Answer) -> int:
@@ -74,6 +72,9 @@ async def answer_run(store: Path | None, named: str | None, run: str, answer: An
         inspection = await Inspector(runtime.store, record.instance_id).look()
         if record.status.finished:
             raise UsageError(f"run {cleaned(record.instance_id)} is {record.status.lower()}; it cannot be resumed")
+        if record.status is Status.SUSPENDED and answer.decision is None and answer.task is None:
+            await _resume(runtime, inspection, "will go on")
+            return 0
         if inspection.asks:
             return await _answer_asks(runtime, inspection, answer, named)
         stands = standing(record, time.time(), inspection)
@@ -82,9 +83,13 @@ async def answer_run(store: Path | None, named: str | None, run: str, answer: An
         if stands.state != "stalled":
             terminal.note(f"run {cleaned(record.instance_id)} needs no answer; it {_is(stands.reason)}")
             return 0
-        await runtime.resume(record.instance_id)
-        await _report(runtime.store, inspection, "will be tried again")
+        await _resume(runtime, inspection, "will be tried again")
         return 0
+
+
+async def _resume(runtime: EmbeddedRuntime, inspection: Inspection, what: str) -> None:
+    await runtime.resume(inspection.record.instance_id)
+    await _report(runtime.store, inspection, what)
 
 
 def _is(reason: str) -> str:
@@ -115,21 +120,42 @@ def _as_recorded(step: Step, answer: Answer) -> Any:
     return answer.value
 
 
-async def cancel_run(store: Path | None, run: str, reason: str) -> None:
-    """Ask for the end of a run; say whether it has taken effect."""
+async def suspend_run(store: Path | None, run: str, reason: str) -> None:
+    """Ask for a run to be held; say whether it has taken effect."""
+    async with looking(store) as runtime:
+        record = await run_by_prefix(runtime.store, run)
+        if record.status is Status.SUSPENDED:
+            terminal.note(f"run {cleaned(record.instance_id)} is suspended already")
+            return
+        inspection = await Inspector(runtime.store, record.instance_id).look()
+        await runtime.suspend(record.instance_id, reason)
+        await _report(runtime.store, inspection, "will be suspended")
+
+
+async def raise_event(store: Path | None, run: str, name: str, data: Any) -> None:
+    """Send an event to a run; say whether it has arrived."""
+    async with looking(store) as runtime:
+        record = await run_by_prefix(runtime.store, run)
+        inspection = await Inspector(runtime.store, record.instance_id).look()
+        await runtime.raise_event(record.instance_id, name, data)
+        await _report(runtime.store, inspection, f"gets event {cleaned(repr(name))}")
+
+
+async def cancel_run(store: Path | None, run: str, reason: str, *, children: bool) -> None:
+    """Ask for the end of a run, and of its child workflows if wanted; say whether it has taken effect."""
     async with looking(store) as runtime:
         record = await run_by_prefix(runtime.store, run)
         if record.status.finished:
             terminal.note(f"run {cleaned(record.instance_id)} is {record.status.lower()} already; nothing to cancel")
             return
         inspection = await Inspector(runtime.store, record.instance_id).look()
-        await runtime.terminate(record.instance_id, reason)
+        await runtime.terminate(record.instance_id, reason, recursive=children)
         await _report(runtime.store, inspection, "will be cancelled")
 
 
 async def _report(store: HistoryStore, before: Inspection, what: str) -> None:
     """Say what comes of a signal: at once where the app runs, otherwise when it does."""
-    run, name = before.record.instance_id, owner_name(before.record.workflow)
+    run = before.record.instance_id
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         now = await Inspector(store, run).look()
@@ -141,4 +167,5 @@ async def _report(store: HistoryStore, before: Inspection, what: str) -> None:
             return
         await asyncio.sleep(0.05)
     terminal.note(f"run {cleaned(run)} {what}")
-    terminal.note(f"Nobody executes it now; this takes effect when the app of {cleaned(name)} runs: perdure run APP")
+    takes = f"this takes effect when its app ({cleaned(before.record.app_id)}) runs"
+    terminal.note(f"Nobody executes it now; {takes}: {worker_command(before.record)}")

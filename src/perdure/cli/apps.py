@@ -1,4 +1,4 @@
-"""Finds the agent that an APP argument means: ``app.py`` or ``package.module``, either with ``:name`` behind it."""
+"""Finds what an APP argument means: ``app.py`` or ``package.module``, either with ``:name`` behind it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from types import ModuleType
 
 from perdure.agents.agent import DurableAgent
 from perdure.base.errors import PerdureError, UsageError
+from perdure.cli.standing import owner_name
+from perdure.workflows.registry import Registry, default_registry
+from perdure.workflows.schedules import SCHEDULE_WORKFLOW, add_schedules
 
 
 def load_agent(app: str) -> DurableAgent:
@@ -35,6 +38,42 @@ def load_agent(app: str) -> DurableAgent:
     if agents:
         raise UsageError(f"{place} holds several agents: say which one. {_found(place, agents)}")
     raise UsageError(f"{place} holds no DurableAgent in its globals. {_instead(vars(module))}")
+
+
+def load_registry(app: str) -> Registry:
+    """Return the code that an APP argument means: what its decorators registered with its agents, or what it names.
+
+    Raises:
+        UsageError: no such file or module, it cannot be imported, or it holds no workflow and no agent.
+    """
+    place, name = _parted(app)
+    module = _module_of(place)
+    agents = agents_of(vars(module))
+    registry = default_registry
+    if name is not None:
+        named = vars(module).get(name)
+        if isinstance(named, Registry):
+            registry = named
+        elif name in agents:
+            agents = {name: agents[name]}
+        else:
+            raise UsageError(f"{place}:{name} is neither a DurableAgent nor a Registry. {_found(place, agents)}")
+    if registry is default_registry:
+        for agent in agents.values():
+            agent.register(registry)
+    add_schedules(registry)
+    if not workflow_names(registry):
+        raise UsageError(
+            f"{place} registers no workflow and holds no DurableAgent in its globals. {_instead(vars(module))}, "
+            "or mark workflow functions with @workflow; name a Registry of your own as app.py:registry"
+        )
+    return registry
+
+
+def workflow_names(registry: Registry) -> list[str]:
+    """Return the names of an app's workflows, of agents the agents' own, sorted."""
+    names = {code.name for code in registry.workflows.values()} - {SCHEDULE_WORKFLOW}
+    return sorted(owner_name(name) for name in names)
 
 
 def agents_of(names: Mapping[str, object]) -> dict[str, DurableAgent]:

@@ -24,7 +24,7 @@ from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.inspect import Inspection, Inspector
-from perdure.runtime.location import store_path
+from perdure.runtime.location import app_id_of, store_path
 from perdure.workflows.registry import default_registry
 
 _PAGE = 500
@@ -40,6 +40,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         app: the APP argument.
         question: what to ask; None goes on with all unfinished runs.
         store: the --store option.
+        app_id: the --app-id option.
         model: the --model option.
         instance_id: the --id option.
         new: the --new option.
@@ -50,6 +51,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     app: str
     question: str | None
     store: Path | None
+    app_id: str | None
     model: str | None
     instance_id: str | None
     new: bool
@@ -80,6 +82,7 @@ class Asking:
         self._agent = agent
         self._order = order
         self._results = results
+        self._app_id = app_id_of(order.app_id)
         self._story = Story(quiet=order.quiet)
 
     async def run(self) -> int:
@@ -88,15 +91,14 @@ class Asking:
         path = store_path(self._order.store)
         # Before any worker begins: a run that it finishes at once would otherwise be asked a second time.
         async with EmbeddedRuntime(SQLiteHistoryStore(path), worker=False) as runtime:
-            unfinished = await unfinished_runs(runtime.store, self._agent.agent_workflow_name)
+            unfinished = await unfinished_runs(runtime.store, self._app_id, self._agent.agent_workflow_name)
             chosen = await self._chosen(runtime.store, unfinished)
             if self._agent.model.provider == ECHO and self._order.model is None:
                 await self._mind_the_echo(runtime.store, unfinished)
         if self._order.question is None and not unfinished:
             return self._nothing_to_do(path)
-        app_id = Path(self._order.app.rpartition(":")[0] or self._order.app).stem
         with self._story:
-            async with EmbeddedRuntime(SQLiteHistoryStore(path), app_id=app_id) as runtime:
+            async with EmbeddedRuntime(SQLiteHistoryStore(path), app_id=self._app_id) as runtime:
                 ends = await self._follow_all(runtime, unfinished, chosen)
         return self._finish(ends, resumed=chosen is not None)
 
@@ -225,12 +227,14 @@ class Asking:
         terminal.write_json(data, self._results)
 
 
-async def unfinished_runs(store: HistoryStore, workflow: str) -> list[InstanceRecord]:
-    """Return all unfinished runs of a workflow, the newest first."""
+async def unfinished_runs(store: HistoryStore, app_id: str, workflow: str) -> list[InstanceRecord]:
+    """Return all unfinished runs of a workflow of an app, the newest first."""
     found: list[InstanceRecord] = []
     before: int | None = None
     while True:
-        page = await store.instances(InstanceQuery(status=UNFINISHED, workflow=workflow, limit=_PAGE, before=before))
+        page = await store.instances(
+            InstanceQuery(status=UNFINISHED, app_id=app_id, workflow=workflow, limit=_PAGE, before=before)
+        )
         found.extend(page)
         if len(page) < _PAGE:
             return found

@@ -26,8 +26,9 @@ from perdure.base.events import UNFINISHED
 from perdure.cli.formats import plural
 from perdure.cli.options import looking
 from perdure.cli.standing import standing
-from perdure.components.history.sqlite.connection import MINIMUM_SQLITE, connect, log_of, write_lock_holder
+from perdure.components.history.sqlite.connection import MINIMUM_SQLITE, connect, log_of
 from perdure.components.history.sqlite.errors import translation
+from perdure.components.history.sqlite.turns import holder_pid
 from perdure.ports.history_store import InstanceQuery
 from perdure.runtime.embedded import EmbeddedRuntime
 
@@ -199,7 +200,7 @@ def _write_lock(path: Path) -> Check:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     except StoreLockedError:
-        holder = write_lock_holder(path)
+        holder = holder_pid(path)
         who = "another process" if holder is None else f"process {holder}"
         remedy = f"end {who}, or wait until it has finished writing; what waits for it goes on by itself"
         return Check("write lock", "warn", f"{who} has kept the store locked for {_PATIENCE:.0f} s or longer", remedy)
@@ -213,7 +214,7 @@ async def _unfinished(runtime: EmbeddedRuntime) -> list[Check]:
     for state, text, remedy in (
         ("stalled", "stalled", "restore their code, then `perdure runs resume ID`; `perdure runs list` says why"),
         ("asks", "waiting for you", "`perdure runs resume ID` shows what to answer"),
-        ("ready", "unfinished and executed by nobody", "run their app: perdure run APP"),
+        ("ready", "unfinished and executed by nobody", "run their app: perdure work APP"),
     ):
         number = states.count(state)  # type: ignore[arg-type]
         if number:

@@ -91,7 +91,7 @@ class Story:
                     self._say_once(inspection, ("goes on", begun.task), text.append("  still running", style="dim"))
 
     def _say_once(self, inspection: Inspection, key: Hashable, text: Text) -> None:
-        key = (inspection.record.instance_id, key)
+        key = (inspection.record.instance_id, inspection.generation, key)
         if key not in self._said:
             self._said.add(key)
             self.say(self._addressed(inspection, text))

@@ -14,10 +14,12 @@ import typer
 import perdure
 from perdure.base.errors import PerdureError
 from perdure.cli import terminal
+from perdure.cli.check import check
 from perdure.cli.doctor import doctor
 from perdure.cli.formats import cleaned
 from perdure.cli.run import run
 from perdure.cli.runs import runs
+from perdure.cli.work import work
 
 app = typer.Typer(
     name="perdure",
@@ -27,7 +29,9 @@ app = typer.Typer(
     help='AI agents that survive crashes.\n\nExample: perdure run app.py "What is the weather in Lisbon?"',
 )
 app.command()(run)
+app.command()(work)
 app.add_typer(runs, name="runs")
+app.command()(check)
 app.command()(doctor)
 
 

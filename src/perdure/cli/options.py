@@ -36,7 +36,26 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout, and nothing else.")]
+AppOption = Annotated[str | None, typer.Option("--app", metavar="APP_ID", help="Runs of this app only.")]
+AppIdOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="APP_ID",
+        help="The app that runs belong to; an app goes on with its own only. "
+        "Default: $PERDURE_APP_ID, else $APP_ID, else default.",
+        show_default=False,
+    ),
+]
+AttributeOption = Annotated[
+    list[str] | None, typer.Option("--attribute", metavar="NAME=VALUE", help="A custom attribute; repeatable.")
+]
+ReasonOption = Annotated[str, typer.Option(help="Why; kept in the run's history.")]
 RunArgument = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or a beginning of it that is unique.")]
+
+
+def named_store(store: Path | None) -> str | None:
+    """Return the --store option as commands that are suggested repeat it."""
+    return None if store is None else str(store)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

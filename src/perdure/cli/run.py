@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from typing import Annotated
 
@@ -13,8 +12,7 @@ from perdure.base.errors import UsageError
 from perdure.cli import terminal
 from perdure.cli.apps import load_agent
 from perdure.cli.asking import Asking, Order
-from perdure.cli.formats import cleaned
-from perdure.cli.options import JsonOption, StoreOption, leave_if_busy, run_async
+from perdure.cli.options import AppIdOption, JsonOption, StoreOption, leave_if_busy, run_async
 from perdure.llm.resolve import resolve_model
 
 
@@ -31,6 +29,7 @@ def run(
     instance_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The run's id; the same id attaches to the same run.")
     ] = None,
+    app_id: AppIdOption = None,
     new: Annotated[
         bool, typer.Option("--new", help="Begin a new run even if one with this question is unfinished.")
     ] = False,
@@ -50,6 +49,7 @@ def run(
         app=app,
         question=question,
         store=store,
+        app_id=app_id,
         model=model,
         instance_id=instance_id,
         new=new,
@@ -62,21 +62,7 @@ def run(
         agent = load_agent(app)
         if model is not None:
             agent.llm = resolve_model(model)
-        _report_warnings()
+        terminal.report_warnings()
         code = run_async(Asking(agent, order, results).run())
     leave_if_busy(code)
     raise typer.Exit(code)
-
-
-class _Warnings(logging.Handler):
-    """Says the engine's warnings among the story's lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Say one record's message, without its traceback."""
-        terminal.note(f"{record.levelname.lower()}: {cleaned(record.getMessage())}")
-
-
-def _report_warnings() -> None:
-    # An app that has set logging up itself is left alone.
-    if not logging.getLogger().handlers:
-        logging.getLogger("perdure").addHandler(_Warnings(logging.WARNING))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import msgspec
 
 from perdure.base.events import Status
-from perdure.cli.formats import duration, shortened
+from perdure.cli.formats import cleaned, command, duration, moment, shortened
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, agent_of
+from perdure.runtime.location import app_id_of
 
 State = Literal["finished", "executing", "ready", "asks", "stalled", "held", "waiting"]
 
@@ -31,23 +33,36 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         return self.state in {"asks", "stalled", "held"}
 
 
-def standing(record: InstanceRecord, now: float, inspection: Inspection | None = None) -> Standing:
+def standing(
+    record: InstanceRecord, now: float, inspection: Inspection | None = None, apps: Collection[str] | None = None
+) -> Standing:
     """Return how a run stands.
 
     Args:
         record: what the store knows of it.
         now: seconds since the epoch.
         inspection: the run itself, which knows the names of interrupted calls and the reason of a failure.
+        apps: those that have a worker; None when nobody has looked.
     """
     if record.status.finished:
         return Standing("finished", _end(record, inspection))
     if record.owner is not None:
         return Standing("executing", f"executed by {record.owner}")
     if record.status is Status.PENDING and record.due is not None and record.due > now:
-        return Standing("waiting", f"begins in {duration(record.due - now)}")
+        return Standing("waiting", f"begins in {duration(record.due - now)}, at {moment(record.due)}")
     if record.due is not None and record.due <= now:
-        return Standing("ready", "waits for its app to run")
+        return Standing("ready", _taken_up(record.app_id, apps))
     return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
+
+
+def _taken_up(app_id: str, apps: Collection[str] | None) -> str:
+    if apps is None:
+        return "waits for its app to run"
+    if not apps:
+        return "waits for its app to run: no worker runs"
+    if app_id not in apps:
+        return f"waits for its app to run: no worker of app {app_id} runs"
+    return f"waits until a worker of its app, {app_id}, takes it up"
 
 
 def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) -> Standing:
@@ -58,6 +73,13 @@ def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) ->
     if "asks" in waits:
         return Standing("asks", _asks(waits["asks"], inspection))
     return Standing("waiting", _waits(waits, now) or "waits for its app to run")
+
+
+def worker_command(record: InstanceRecord) -> str:
+    """Return the command that executes a run, as far as the store knows it: the file of its app is not in there."""
+    verb = "work" if agent_of(record.workflow) is None else "run"
+    located = () if record.app_id == app_id_of() else ("--app-id", cleaned(record.app_id))
+    return command(verb, "APP", *located)
 
 
 def owner_name(workflow: str) -> str:
@@ -96,14 +118,20 @@ def _waits(waits: dict[str, Any], now: float) -> str:
     for retry in waits.get("retries", ()):
         wait = duration(max(0.0, retry["at"] - now))
         of = f" of {retry['of']}" if "of" in retry else ""
-        what = _activity(retry["activity"]) if "activity" in retry else retry["workflow"]
-        found.append(f"attempt {retry['attempt']}{of} of {what} in {wait}")
+        what = activity_name(retry["activity"]) if "activity" in retry else retry["workflow"]
+        found.append(f"attempt {retry['attempt']}{of} of {what} in {wait}, at {moment(retry['at'])}")
     if "timer" in waits:
-        found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}")
+        found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}, until {moment(waits['timer'])}")
     if "stuck" in waits:
         found.append(f"stuck on {shortened(str(waits['stuck']), 80)}")
     return "waits for " + " or ".join(found) if found else ""
 
 
-def _activity(name: str) -> str:
+def wait_reason(waits: str, now: float) -> str:
+    """Return what a run waits for that has just been parked, from what the store keeps of it."""
+    return _parked(msgspec.json.decode(waits), now, None).reason
+
+
+def activity_name(name: str) -> str:
+    """Return an activity's name for people: an agent's two activities have other ones."""
     return {"call_llm": "the model call", "run_tool": "a tool call"}.get(name.rpartition(".")[2], name)

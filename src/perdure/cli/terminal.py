@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any, NoReturn, TextIO
@@ -9,7 +10,7 @@ from typing import Any, NoReturn, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from perdure.cli.formats import as_json
+from perdure.cli.formats import as_json, cleaned
 
 _PIPE_WIDTH = 160
 
@@ -50,3 +51,18 @@ def leave_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class _Warnings(logging.Handler):
+    """Says the engine's warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one record's message, without its traceback."""
+        note(f"{record.levelname.lower()}: {cleaned(record.getMessage())}")
+
+
+def report_warnings() -> None:
+    """Let the engine's warnings be said, among everything that is said about what goes on."""
+    # An app that has set logging up itself is left alone.
+    if not logging.getLogger().handlers:
+        logging.getLogger("perdure").addHandler(_Warnings(logging.WARNING))

@@ -156,7 +156,8 @@ class Held:
     def keep_under(self, key: str) -> None:
         """Take note of what the store keeps the instance under, and whether that has to change."""
         self.kept_under = key
-        self.new_key = None if key in self.workflow.keys else self.workflow.keys[0]
+        own = self.workflow.keys[0]
+        self.new_key = None if key == own else own
 
     def put_back(self, turnout: Turnout, taken: int) -> Turnout:
         """Keep for the next generation what came after the end of this one; return the turnout without it.
@@ -188,10 +189,15 @@ class Held:
         self._events = [event for event, _ in outside]
         self._positions = [position for _, position in outside]
 
-    def note_turns(self, changes: Changes, granted: Sequence[int]) -> None:
+    @property
+    def is_of_other_code(self) -> bool:
+        """Whether it has gone on with code that this workflow does not follow."""
+        return self.kept_under not in self.workflow.keys and self.next_seq > 1
+
+    def note_tickets(self, changes: Changes, granted: Sequence[int]) -> None:
         """Take note of the tickets that an episode took and gave back, and of those that were granted at once."""
-        if changes.turns or changes.gives_back:
-            taken = frozenset(turn.task for turn in changes.turns)
+        if changes.tickets or changes.gives_back:
+            taken = frozenset(one.task for one in changes.tickets)
             self.tickets = (self.tickets | taken) - frozenset(changes.gives_back)
             self.admitted = self.admitted - frozenset(changes.gives_back)
         if granted:
@@ -240,7 +246,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         threads: plain functions that may run at the same time.
         warm: waiting instances kept in memory, so that waking them needs no replay.
         max_running: instances in hand at the same time; further ones wait in the store.
-        poll: seconds between two looks for what other processes did.
+        poll: seconds between two looks for what other processes did; None for 1 where the store tells of that by
+            itself, so that a look finds only what a lost hint was about, and 0.1 where it does not.
         reap: seconds between two looks for dead workers.
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
@@ -253,7 +260,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 32
     warm: int = 1000
     max_running: int = 10_000
-    poll: float = 0.1
+    poll: float | None = None
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000

@@ -168,7 +168,7 @@ class OpenWork:
         if self._children:
             found["children"] = [_child_of(call) for call in self._children.values()]
         if self.queued:
-            found["turns"] = self._turns()
+            found["queued"] = self._queued_calls()
         if self._backoffs:
             found["retries"] = [_retry_of(call, at) for at, call in self._backoffs.values()]
         if self._timers:
@@ -177,7 +177,7 @@ class OpenWork:
             found["stuck"] = self._waiting_on.waits_for()
         return found
 
-    def _turns(self) -> list[dict[str, Any]]:
+    def _queued_calls(self) -> list[dict[str, Any]]:
         names = Counter(call.first.name for call in self._calls.values() if call.current.id in self.queued)
         return [{"activity": name, "calls": count} for name, count in names.items()]
 

@@ -30,9 +30,9 @@ from perdure.base.limits import Limits
 from perdure.engine.engine_events import TERMINATE
 from perdure.engine.replay import Decisions, Execution, Workflow
 from perdure.engine.rules import ticket_of
-from perdure.engine.turns import given_back, limited_among, turn_of
+from perdure.engine.tickets import claim_of, given_back, limited_among
 from perdure.ports.history_store import Changes, ChildStart, Lease, NewInstance, Sending
-from perdure.ports.tickets import Turn
+from perdure.ports.tickets import AttemptTicket
 
 
 class Surroundings(Protocol):
@@ -63,8 +63,8 @@ def changes_of(
     around: Surroundings,
     workflow: str | None,
     *,
-    tickets: Collection[int],
-    to_queue: Sequence[TaskScheduled],
+    tickets: Collection[int] = (),
+    to_queue: Sequence[TaskScheduled] = (),
 ) -> Changes | None:
     """Return what an episode changes beyond its row, or None.
 
@@ -89,7 +89,7 @@ def changes_of(
         if handler is not None:
             handler(writer, event)
     if limited and not execution.ended:
-        writer.note_turns(tickets, to_queue)
+        writer.note_tickets(tickets, to_queue)
     if not (writer.touched or workflow or decisions.custom_status or decisions.attributes):
         return None
     return Changes(
@@ -101,7 +101,7 @@ def changes_of(
         status=writer.status,
         custom_status=decisions.custom_status,
         attributes=decisions.attributes or {},
-        turns=tuple(writer.turns),
+        tickets=tuple(writer.tickets),
         gives_back=writer.gives_back,
     )
 
@@ -113,20 +113,20 @@ class _Writer:
         self.sends: list[Sending] = []
         self.to_children: str | None = None
         self.status: Status | None = None
-        self.turns: list[Turn] = []
+        self.tickets: list[AttemptTicket] = []
         self.gives_back: tuple[int, ...] = ()
         self._execution = execution
         self._decisions = decisions
         self._around = around
         self._leased = 0
 
-    def note_turns(self, tickets: Collection[int], to_queue: Iterable[TaskScheduled]) -> None:
+    def note_tickets(self, tickets: Collection[int], to_queue: Iterable[TaskScheduled]) -> None:
         """Let attempts take their tickets, and give those back that are needed no more."""
         execution, around = self._execution, self._around
         for scheduled in (*limited_among(execution, self._decisions.actions), *to_queue):
-            self.turns.append(turn_of(execution, scheduled, around.app_id, around.limits_of(scheduled.name)))
+            self.tickets.append(claim_of(execution, scheduled, around.app_id, around.limits_of(scheduled.name)))
         self.gives_back = given_back(self._decisions, tickets)
-        self.touched = self.touched or bool(self.turns or self.gives_back)
+        self.touched = self.touched or bool(self.tickets or self.gives_back)
 
     def start_child(self, event: SubOrchestrationInstanceCreated) -> None:
         self.touched = True

@@ -174,6 +174,7 @@ class Execution(Requests):
         # recorded, the function's beginning runs for the first time.
         self.replaying = len(rows) > 1
         quiet = replaying_now.set(self.replaying)
+        place = 0
         try:
             for place, row in enumerate(rows):
                 self.now = row.at
@@ -182,7 +183,8 @@ class Execution(Requests):
                 for event in row.events:
                     self._replay_one(event)
             self._require_the_end()
-        except NonDeterminismError:
+        except NonDeterminismError as error:
+            error.row = rows[place].seq
             self.close()
             raise
         finally:

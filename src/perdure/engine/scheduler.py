@@ -21,8 +21,17 @@ from perdure.engine.worker import Worker
 from perdure.ports.history_store import Claimed, HistoryStore, Signal
 
 _log = logging.getLogger("perdure.scheduler")
-_CLAIMS_AT_ONCE = 256
+_FIRST_PORTION, _LARGEST_PORTION = 8, 256
+"""Instances claimed at once: few at first, so that idle workers find some, too; more where there are many."""
+
+_BREATH = 0.001
+"""Seconds that a worker which has a portion in hand waits before it claims: who has less is served first."""
+
+_FULL_POLL = 0.1
+"""Seconds between two looks of a worker that has all in hand that it may, for what it can take up again."""
+
 _JUMP_SECONDS = 0.1
+"""The wall clock has jumped when it moved by this much beside the event loop's."""
 
 
 class Scheduler:
@@ -32,9 +41,11 @@ class Scheduler:
         store: where instances are.
         worker: executes them.
         worker_name: name of the lease, for people.
+        app_id: the app whose instances the worker executes.
         workflows: what this worker can execute, by name; may grow.
         clock: tells what is due.
-        options: intervals.
+        options: sizes and intervals.
+        poll: seconds between two looks for what nobody tells of.
     """
 
     def __init__(
@@ -43,16 +54,22 @@ class Scheduler:
         worker: Worker,
         *,
         worker_name: str,
+        app_id: str,
         workflows: Mapping[str, Workflow],
         clock: Clock,
         options: WorkerOptions,
+        poll: float,
     ) -> None:
         self._store = store
         self._worker = worker
         self._worker_name = worker_name
+        self._app_id = app_id
         self._workflows = workflows
         self._clock = clock
         self._options = options
+        self._poll = poll
+        self._loop = asyncio.get_running_loop()
+        self._look_at = 0.0
         self._news = asyncio.Event()
         self._planned: float | None = None
         self._reap_at = 0.0
@@ -90,7 +107,7 @@ class Scheduler:
             try:
                 await self._round()
             except StaleLeaseError:
-                self._lease_lost = True
+                self.note_lease_lost()
             except StoreError as error:
                 _log.warning("the store does not answer, trying again: %s", error)
                 await asyncio.sleep(self._options.reap)
@@ -100,12 +117,13 @@ class Scheduler:
             await self._pause()
 
     async def _pause(self) -> None:
-        wait = self._options.poll
+        now = self._clock.now()
+        wait = min(self._look_at - self._loop.time(), self._reap_at - now)
         if self._planned is not None:
-            wait = min(wait, max(0.0, self._planned - self._clock.now()))
+            wait = min(wait, self._planned - now)
         # Not wait_for: before Python 3.12 it loses a cancellation that comes in the turn in which the time is up.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(max(0.0, wait)):
                 await self._news.wait()
 
     def _note_jump(self) -> None:
@@ -125,17 +143,27 @@ class Scheduler:
         seen, self._seen_version = self._seen_version, -1
         await self._reap()
         self._sweep_expired()
-        version = await self._store.version()
         due = self._planned is not None and self._planned <= self._clock.now()
         has_new_room = self._was_full and self._worker.has_room
-        if not told and not due and not has_new_room and version == seen:
+        if told or due or has_new_room or self._loop.time() >= self._look_at:
+            await self._look(seen, certainly=told or due or has_new_room)
+        else:
             self._seen_version = seen
-            return
-        delivered = await self._deliver_signals()
-        await self._claim()
-        self._was_full = not self._worker.has_room
-        self._planned = None if self._was_full else await self._store.next_due(self._workflows)
-        self._seen_version = version if delivered else -1
+
+    async def _look(self, seen: int, *, certainly: bool) -> None:
+        """Take up what there is, if anything was changed or there is another reason."""
+        # With another reason the number is not worth its time: the next look of its own accord finds it changed.
+        version = seen if certainly else await self._store.version()
+        if certainly or version != seen:
+            delivered = await self._deliver_signals()
+            await self._claim()
+            self._was_full = not self._worker.has_room
+            lease = None if self._was_full else self._worker.lease
+            self._planned = None if lease is None else await self._store.next_due(lease, self._workflows)
+            self._seen_version = version if delivered else -1
+        else:
+            self._seen_version = seen
+        self._look_at = self._loop.time() + (min(self._poll, _FULL_POLL) if self._was_full else self._poll)
 
     async def _rejoin(self) -> None:
         """Begin again under a new lease; what the worker had in hand is the store's to give."""
@@ -143,7 +171,7 @@ class Scheduler:
         await self._worker.forget()
         if self._worker.lease is not None:
             await self._store.leave(self._worker.lease)
-        self._worker.lease = await self._store.join(self._worker_name)
+        self._worker.lease = await self._store.join(self._worker_name, self._app_id)
         self._lease_lost = False
         self._news.set()
 
@@ -198,15 +226,19 @@ class Scheduler:
         return delivered
 
     async def _claim(self) -> None:
+        portion = _FIRST_PORTION
         while self._worker.has_room:
+            if len(self._worker.held) >= _FIRST_PORTION:
+                await asyncio.sleep(_BREATH)
             assert self._worker.lease is not None
-            now = self._clock.now()
-            claimed = await self._store.claim(self._worker.lease, self._workflows, now, _CLAIMS_AT_ONCE)
+            limit = max(1, min(portion, self._options.max_running - len(self._worker.held)))
+            claimed = await self._store.claim(self._worker.lease, self._workflows, self._clock.now(), limit)
             if claimed:
                 crash_point("claim.after_commit")
                 await self._take_up(claimed)
-            if len(claimed) < _CLAIMS_AT_ONCE:
+            if len(claimed) < limit:
                 return
+            portion = min(2 * portion, _LARGEST_PORTION)
 
     async def _take_up(self, claimed: Sequence[Claimed]) -> None:
         cold: list[Claimed] = []

@@ -43,7 +43,7 @@ from perdure.engine.held import Held, Turnout, WorkerOptions, with_outcomes
 from perdure.engine.outward import changes_of, next_generation
 from perdure.engine.replay import Decisions, Execution, Workflow
 from perdure.engine.signals import News, take_answers
-from perdure.engine.turns import granted_in, without_ticket
+from perdure.engine.tickets import granted_in, without_ticket
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import (
     NO_RESULTS,
@@ -76,7 +76,7 @@ class Worker:
         app_id: the app whose instances it executes.
         workflows: what it can execute, by the key of its instances; may grow.
         finished: told of every instance that ends here.
-        parked: told when a waiting instance was given back, with the time at which it becomes due.
+        parked: told when an instance was given back, with its id and the time at which it becomes due.
         lease_lost: told when the store refuses this worker's commits.
         news: told when an episode started or signalled other instances.
 
@@ -95,7 +95,7 @@ class Worker:
         app_id: str,
         workflows: Mapping[str, Workflow],
         finished: Finished,
-        parked: Callable[[float | None], None],
+        parked: Callable[[str, float | None], None],
         lease_lost: Callable[[], None],
         news: Callable[[], None],
     ) -> None:
@@ -112,6 +112,7 @@ class Worker:
         self._parked = parked
         self._lease_lost = lease_lost
         self._news = news
+        self._next_grant: float | None = None
         self._stopping = False
         self._store_down = False
         self._warm: OrderedDict[int, Held] = OrderedDict()
@@ -206,7 +207,7 @@ class Worker:
             self._advance(held)
 
     def _replayed(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved) -> bool:
-        if held.new_key is not None and held.next_seq > 1:
+        if held.is_of_other_code:
             self._begin_stall(held, _other_code(held))
             return False
         execution = Execution(held.workflow, held.instance_id)
@@ -269,6 +270,8 @@ class Worker:
         while lease is not None and self.lease is lease:
             try:
                 await self._store.release(lease, held.key, due=due, waits=waits, stalled=stalled)
+                # What is in its inbox may have made it due at once.
+                self._parked(held.instance_id, None if stalled else 0.0)
                 break
             except StaleLeaseError:
                 self._lease_lost()
@@ -317,7 +320,7 @@ class Worker:
             events = next_generation(execution, held.workflow)
             turnout = held.put_back(turnout, decisions.taken)
         changes = changes_of(execution, decisions, self, held.new_key, tickets=held.tickets, to_queue=held.to_queue)
-        if changes is not None and changes.turns and park is not None:
+        if changes is not None and changes.tickets and park is not None:
             park = msgspec.structs.replace(park, unless_granted=True)
         episode = Episode(
             key=held.key,
@@ -370,9 +373,9 @@ class Worker:
         results = outcome or NO_RESULTS
         if episode.changes is not None:
             self._begin_children(episode.changes, results.started, decisions.resolved)
-            held.note_turns(episode.changes, results.granted)
-        if results.woken or results.next_turn is not None:
-            self._note_turns(results)
+            held.note_tickets(episode.changes, results.granted)
+        if results.woken or results.next_grant is not None:
+            self._note_grants(results)
         if self._store_down:
             self._store_down = False
             _log.warning("the store takes commits again")
@@ -408,11 +411,11 @@ class Worker:
         if changes.sends or changes.starts or changes.to_children is not None:
             self._news()
 
-    def _note_turns(self, results: Results) -> None:
-        """Have instances taken up that got their turn, now or when their time comes."""
-        if results.woken:
+    def _note_grants(self, results: Results) -> None:
+        """Have instances taken up that got their turn, and a look planned for when others do."""
+        if results.woken or results.next_grant != self._next_grant:
+            self._next_grant = results.next_grant
             self._news()
-        self._parked(results.next_turn)
 
     def _renew(self, held: Held) -> None:
         """Begin the next generation of an instance."""
@@ -470,7 +473,7 @@ class Worker:
             self._warm[held.key] = held
         while len(self._warm) > (0 if self._options.put_away else self._options.warm):
             self._warm.popitem(last=False)[1].abandon()
-        self._parked(0.0 if signalled else park.due)
+        self._parked(held.instance_id, 0.0 if signalled else park.due)
 
     async def _reload(self, held: Held) -> None:
         """Bring back a function that was put away while its activities ran."""

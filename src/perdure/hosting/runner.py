@@ -14,7 +14,7 @@ from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.hosting.background import BackgroundRuntime
 from perdure.ports.history_store import HistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
-from perdure.runtime.location import store_path
+from perdure.runtime.location import app_id_of, store_path
 from perdure.workflows.registry import default_registry
 
 Payload = str | dict[str, Any]
@@ -28,7 +28,9 @@ class AgentRunner:
 
     Args:
         agent: an agent to host from the start.
-        name: name of the app that runs belong to.
+        name: name of the runner, for people: they see it as the owner of what it executes.
+        app_id: the app that runs belong to and whose unfinished runs go on here; by default what ``PERDURE_APP_ID`` or
+            ``APP_ID`` say, else ``default``.
         store: path of the database, or a history store; by default what ``PERDURE_STORE`` or ``PERDURE_HOME`` say.
         timeout_in_seconds: how long ``run`` waits unless told otherwise.
     """
@@ -38,10 +40,12 @@ class AgentRunner:
         agent: DurableAgent | None = None,
         *,
         name: str = "agent-runner",
+        app_id: str | None = None,
         store: str | os.PathLike[str] | HistoryStore | None = None,
         timeout_in_seconds: float = 600,
     ) -> None:
         self._name = name
+        self._app_id = app_id
         self._store = store
         self._timeout = timeout_in_seconds
         self._agents: list[DurableAgent] = []
@@ -210,7 +214,7 @@ class AgentRunner:
         store = self._store
         if store is None or isinstance(store, (str, os.PathLike)):
             store = SQLiteHistoryStore(store_path(store))
-        return EmbeddedRuntime(store, app_id=self._name)
+        return EmbeddedRuntime(store, app_id=app_id_of(self._app_id), name=self._name)
 
     def _in_background(self, *, keeps_process: bool) -> BackgroundRuntime:
         if self._background is None:

@@ -4,6 +4,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 * An instance is *owned* by one worker or by nobody. Only a worker's :meth:`HistoryStore.claim` and a start that names
   a lease give it an owner; parking it (``Episode.park``), its worker leaving and its worker's death take it away.
+* An instance belongs to an *app* for ever. A worker works for one app, and is given instances of that app only.
 * ``due`` says when an instance without owner wants attention: a time, or None for not before a signal arrives.
   A signal makes the instance due at once; but one that is PENDING only if it is its end (ExecutionTerminated): the
   others wait for it in its inbox.
@@ -15,6 +16,7 @@ Rules of the state, which every adapter keeps and the conformance suite checks:
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -24,11 +26,21 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import UsageError
 from perdure.base.events import HistoryRow, Status
 from perdure.base.limits import Limits
-from perdure.ports.tickets import Queue, Ticket, Turn
+from perdure.ports.tickets import AttemptTicket, Queue, Ticket
 
 NO_BLOBS: Mapping[str, bytes] = {}
 NO_ATTRIBUTES: Mapping[str, str | int | float | bool] = {}
 NO_TICKETS: Mapping[int, bool] = {}
+
+
+class News(enum.Flag):
+    """What others did to a store, as far as it concerns a listener."""
+
+    WORK = enum.auto()
+    """Something may be due, or in an inbox, that a worker of the listener does not know of."""
+
+    ENDS = enum.auto()
+    """An instance that the listener watches has ended."""
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -37,10 +49,12 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         token: the fencing token; every later lease has a higher one.
         worker: name of the worker, for people.
+        app_id: the app that it works for.
     """
 
     token: int
     worker: str
+    app_id: str
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -54,11 +68,12 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         events: its first history row (ExecutionStarted), encoded.
         blobs: content that the row refers to.
         lease: the worker that will run it at once, or None to leave it to whoever claims it.
-        due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once.
+        due: when it is to begin, in seconds since the epoch; until then it is PENDING. None means at once. It is also
+            the time of the first history row: the workflow's clock does not begin before it does.
         parent: id of the instance that called it, or None.
         attributes: its custom attributes.
-        replaces: an instance that has ended and has the same id makes way: it is purged, and with it the child
-            workflows below it that have ended.
+        replaces: an instance of the app that has ended and has the same id makes way: it is purged, and with it the
+            child workflows below it that have ended.
         ticket: how it waits for its turn, from when it is due; None to go by the limits that the store knows, if any.
     """
 
@@ -76,12 +91,18 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ticket: Ticket | None = None
 
 
+def begins_at(new: NewInstance) -> float:
+    """Return when an instance begins, in seconds since the epoch."""
+    return new.at if new.due is None else max(new.at, new.due)
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer to a start.
 
     Attributes:
         key: the store's own number of the instance.
         created: False when the id existed before; then nothing was changed.
+        app_id: the app of the instance that has the id now.
         workflow: what the instance that has the id now is kept under.
         events: its first history row, encoded.
         status: where it stands.
@@ -90,10 +111,16 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     key: int
     created: bool
+    app_id: str
     workflow: str
     events: str
     status: Status = Status.RUNNING
     waits: bool = False
+
+
+def not_started(new: NewInstance) -> Started:
+    """Return the answer to a child start that a full backlog refused."""
+    return Started(key=0, created=False, app_id=new.app_id, workflow=new.workflow, events="")
 
 
 class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -150,7 +177,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         status: where it stands now, when it does not leave its worker; None for as before.
         custom_status: JSON that its code set; None for as before.
         attributes: custom attributes that its code set.
-        turns: attempts of activities that take their tickets.
+        tickets: those that attempts of activities take.
         gives_back: attempts whose tickets are no longer needed.
     """
 
@@ -162,7 +189,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: Status | None = None
     custom_status: str | None = None
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
-    turns: tuple[Turn, ...] = ()
+    tickets: tuple[AttemptTicket, ...] = ()
     gives_back: tuple[int, ...] = ()
 
 
@@ -337,13 +364,13 @@ class Results(msgspec.Struct, frozen=True, gc=False):
         started: the outcomes of its child starts, in their order.
         granted: attempts of the instance whose tickets were granted at once.
         woken: whether other instances got their turn.
-        next_turn: when the next one gets its turn, if that is a matter of time; seconds since the epoch.
+        next_grant: when the next one gets its turn, if that is a matter of time; seconds since the epoch.
     """
 
     started: tuple[Started, ...] = ()
     granted: tuple[int, ...] = ()
     woken: bool = False
-    next_turn: float | None = None
+    next_grant: float | None = None
 
 
 NO_RESULTS = Results()
@@ -380,8 +407,8 @@ class HistoryStore(Protocol):
         """Finish what was submitted, then release everything. Idempotent."""
         ...
 
-    async def join(self, worker: str) -> Lease:
-        """Register a worker; the store keeps the lease alive until :meth:`leave` or the process's death."""
+    async def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app; the store keeps the lease alive until :meth:`leave` or the process's death."""
         ...
 
     async def leave(self, lease: Lease) -> None:
@@ -394,6 +421,10 @@ class HistoryStore(Protocol):
         A worker is dead when its process is gone, or when it has not renewed its lease in time. Wall clocks have no say
         in that: they jump. Each instance that it owned counts one recovery more.
         """
+        ...
+
+    async def working_apps(self) -> set[str]:
+        """Return the apps with a worker whose lease has not been ended; those of the dead end with :meth:`reap`."""
         ...
 
     async def start(self, new: NewInstance) -> Started:
@@ -442,17 +473,26 @@ class HistoryStore(Protocol):
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
-        One that was PENDING is RUNNING from then on. Tickets whose time has come are granted before.
-        Only instances of the named workflows are claimed.
+        Only instances of the lease's app and of the named workflows are claimed. One that was PENDING is RUNNING from
+        then on. Tickets whose time has come are granted before.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid.
         """
         ...
 
     async def inbox(self, lease: Lease) -> list[Signal]:
-        """Return the signals, oldest first, in the inboxes of the instances that the lease owns."""
+        """Return the signals, oldest first, in the inboxes of the instances that the lease owns.
+
+        Raises:
+            StaleLeaseError: the lease is no longer valid.
+        """
         ...
 
-    async def next_due(self, workflows: Collection[str]) -> float | None:
-        """Return the earliest ``due`` of an instance without owner, or time at which a ticket is granted, or None."""
+    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+        """Return the earliest ``due`` of what :meth:`claim` would give the lease sooner or later, or the time at which
+        a ticket of its app is granted, or None.
+        """
         ...
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
@@ -520,6 +560,22 @@ class HistoryStore(Protocol):
 
         Others stay as they are, and so does content that another instance refers to.
         """
+        ...
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what others do to the store, in the event loop and soon after it is durable.
+
+        News are hints. Some are about nothing, and one may be lost: who listens looks by himself now and then. What a
+        listener's own worker is going to find anyway need not be told. Who wants news of work listens before
+        :meth:`join`.
+
+        Returns:
+            what ends the listening; None when this store cannot tell, here or at all.
+        """
+        ...
+
+    async def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return what :meth:`find_all` does; from then on listeners are told when one that still runs has ended."""
         ...
 
     async def version(self) -> int:

@@ -51,7 +51,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int = 0
 
 
-class Turn(msgspec.Struct, frozen=True, gc=False):
+class AttemptTicket(msgspec.Struct, frozen=True, gc=False):
     """An attempt of an activity that waits for its turn.
 
     Attributes:

@@ -10,7 +10,7 @@ import msgspec
 
 from perdure.base.codec import Link, blob_references, conversation_references, spilled_values
 from perdure.base.errors import InstanceExistsError, InstanceNotFoundError, UsageError
-from perdure.base.events import Status, decode_event, decode_events
+from perdure.base.events import Status, begins_generation, decode_event, decode_events
 from perdure.base.ids import digest, require_usable_id
 from perdure.ports.history_store import HistoryStore, NewInstance, Park, Restored
 
@@ -79,7 +79,7 @@ async def export_instance(store: HistoryStore, instance_id: str) -> bytes:
         parent=record.parent,
         custom_status=msgspec.Raw(record.custom_status or "null"),
         attributes=dict(record.attributes),
-        base=next((seq for seq, _, _ in rows[1:2] if seq > 1), 0),
+        base=next((seq for seq, _, events in rows[1:2] if begins_generation(decode_events(events))), 0),
         rows=[(seq, at, msgspec.Raw(events)) for seq, at, events in rows],
         inbox=[msgspec.Raw(event) for event in inbox],
         blobs={address: base64.b64encode(content).decode() for address, content in blobs.items()},
@@ -130,6 +130,8 @@ async def import_instance(
     chosen = instance_id or found.instance_id
     require_usable_id(chosen)
     rows = [(seq, at, _text(events)) for seq, at, events in found.rows]
+    # One that was put off begins when it is resumed.
+    status = Status.RUNNING if found.status is Status.PENDING else found.status
     new = NewInstance(
         instance_id=chosen,
         app_id=app_id or found.app_id,
@@ -143,7 +145,7 @@ async def import_instance(
     restored = Restored(
         new=new,
         rows=rows,
-        park=Park(status=found.status, waits=waits),
+        park=Park(status=status, waits=waits),
         base=found.base,
         finished_at=found.finished_at,
         custom_status=None if _text(found.custom_status) == "null" else _text(found.custom_status),

@@ -59,16 +59,19 @@ from perdure.ports.history_store import (
     InstanceRecord,
     Lease,
     NewInstance,
+    News,
 )
 from perdure.ports.runtime import Reuse
 from perdure.ports.tickets import Queue
 from perdure.runtime.forks import Edit, fork, path_of
+from perdure.runtime.location import DEFAULT_APP
 from perdure.runtime.starting import age_of, moment_of, require_ended, require_known_reuse, require_reusable
 from perdure.runtime.waiting import Ends
 from perdure.workflows.registry import Registry, default_registry, split_key
 from perdure.workflows.schedules import SCHEDULE_WORKFLOW, Plan, Progress, add_schedules, schedule_id
 
 _CHILDREN = 1_000_000
+_POLL, _POLL_TOLD = 0.1, 1.0
 
 
 class EmbeddedRuntime:
@@ -76,10 +79,11 @@ class EmbeddedRuntime:
 
     Args:
         store: where histories are kept.
-        app_id: the app that instances started here belong to.
+        app_id: the app that instances started here belong to, and whose instances it executes.
         registry: the workflows and activities it knows; by default those of the decorators.
         options: sizes and intervals of its worker.
         clock: tells the time.
+        name: name of its worker, for people; by default the app id.
         worker: whether it executes instances; without, it only starts, signals and looks.
     """
 
@@ -87,15 +91,18 @@ class EmbeddedRuntime:
         self,
         store: HistoryStore,
         *,
-        app_id: str = "default",
+        app_id: str = DEFAULT_APP,
         registry: Registry = default_registry,
         options: WorkerOptions | None = None,
         clock: Clock | None = None,
+        name: str | None = None,
         worker: bool = True,
     ) -> None:
         self.store = store
         self.registry = registry
+        require_usable_id(app_id, "app_id")
         self._app_id = app_id
+        self._name = name or app_id
         self._options = options or WorkerOptions()
         self._clock = clock or SystemClock()
         self._executes = worker
@@ -104,7 +111,9 @@ class EmbeddedRuntime:
         self._activities: ActivityRunner | None = None
         self._supply: asyncio.Task[None] | None = None
         self._declared: Mapping[Queue, Limits] = {}
-        self._ends = Ends(store, self._is_here)
+        self._stop_listening: Callable[[], None] | None = None
+        self._store_tells: bool | None = None
+        self._ends = Ends(store, self._is_here, self._listens)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -129,7 +138,7 @@ class EmbeddedRuntime:
     async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
         add_schedules(self.registry)
-        name = f"{self._app_id}@{socket.gethostname()}:{os.getpid()}"
+        name = f"{self._name}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
         self._worker = Worker(
             self.store,
@@ -147,12 +156,14 @@ class EmbeddedRuntime:
             self.store,
             self._worker,
             worker_name=name,
+            app_id=self._app_id,
             workflows=self.registry.workflows,
             clock=self._clock,
             options=self._options,
+            poll=self._poll_seconds(),
         )
         await self._declare_limits()
-        self._worker.lease = await self.store.join(name)
+        self._worker.lease = await self.store.join(name, self._app_id)
         self._supply = asyncio.create_task(self._scheduler.run())
 
     async def close(self) -> None:
@@ -172,7 +183,28 @@ class EmbeddedRuntime:
             self._activities.close()
             self._activities = None
         await self._ends.close()
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
+        self._store_tells = None
         await self.store.close()
+
+    def _listens(self) -> bool:
+        """Listen to the store's news from now on; return whether there are any."""
+        if self._store_tells is None:
+            self._stop_listening = self.store.listen(self._note_news)
+            self._store_tells = self._stop_listening is not None
+        return self._store_tells
+
+    def _poll_seconds(self) -> float:
+        usual = _POLL_TOLD if self._listens() else _POLL
+        return usual if self._options.poll is None else self._options.poll
+
+    def _note_news(self, news: News) -> None:
+        if News.WORK in news:
+            self.look_for_work()
+        if News.ENDS in news:
+            self._ends.note_news()
 
     def _note_finished(self, instance_id: str, completed: ExecutionCompleted, resolved: Resolved) -> None:
         self._ends.settle(instance_id, (completed, resolved))
@@ -180,7 +212,8 @@ class EmbeddedRuntime:
     def _is_here(self, instance_id: str) -> bool:
         return self._worker is not None and self._worker.holds(instance_id)
 
-    def _note_parked(self, due: float | None) -> None:
+    def _note_parked(self, instance_id: str, due: float | None) -> None:
+        self._ends.note_gone(instance_id)
         if self._scheduler is not None:
             self._scheduler.note_due(due)
 
@@ -284,7 +317,7 @@ class EmbeddedRuntime:
             new = msgspec.structs.replace(new, lease=None)
             started = await self.store.start(new)
         crash_point("start.after_commit")
-        if not started.created and reuse == "terminate":
+        if not started.created and reuse == "terminate" and started.app_id == new.app_id:
             await self.terminate(new.instance_id, "another run with this id takes its place")
             await self._end_of_family(new.instance_id)
             await self._accept(new, encoded, "replace")

@@ -16,6 +16,7 @@ from perdure.base.events import (
     Parent,
     Status,
     SubOrchestrationInstanceCreated,
+    begins_generation,
     decode_events,
     encode_event,
     encode_events,
@@ -98,8 +99,7 @@ class _Fork:
             HistoryRow(seq, at, decode_events(events)) for seq, at, events in await self._store.rows(record.key)
         ]
         # Without generations, the very first row is also the first one of the history.
-        renewed = bool(rows) and any(isinstance(event, ExecutionStarted) for event in rows[0].events)
-        base = rows[0].seq if renewed else 0
+        base = rows[0].seq if rows and begins_generation(rows[0].events) else 0
         history = rows if base else [first, *rows]
         made = cut(instance_id, history, path[0])
         child = f"{new_id}:{made.generation}:{path[0]:04x}" if made.generation else f"{new_id}:{path[0]:04x}"

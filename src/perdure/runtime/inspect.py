@@ -10,7 +10,7 @@ import msgspec
 
 from perdure.base.codec import Resolved, decode
 from perdure.base.errors import InstanceNotFoundError
-from perdure.base.events import HistoryRow
+from perdure.base.events import ExecutionStarted, HistoryRow
 from perdure.engine.values import merged, resolve
 from perdure.ports.history_store import HistoryStore, InstanceRecord
 from perdure.runtime.timeline import Entry, Kind, Progress, timeline, values
@@ -79,11 +79,13 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         record: what the store knows of it.
         steps: its timeline, decoded.
         totals: what it has cost.
+        generation: how often it has continued as new.
     """
 
     record: InstanceRecord
     steps: Sequence[Step]
     totals: Totals
+    generation: int = 0
 
     @property
     def asks(self) -> list[Step]:
@@ -130,6 +132,7 @@ class Inspector:
         self._instance_id = instance_id
         self._resolved = Resolved()
         self._seen = 0
+        self._begins = 0
 
     async def look(self) -> Inspection:
         """Return the run as it is now.
@@ -142,6 +145,10 @@ class Inspector:
         if record is None:
             raise InstanceNotFoundError(self._instance_id)
         rows = (await self._store.load([record.key]))[record.key]
+        begins = rows[0].seq if rows else 0
+        if begins != self._begins:
+            # It has continued as new: these are other rows than the ones seen.
+            self._begins, self._seen = begins, 0
         fresh = await resolve(self._store, map(unfollowed, values(rows[self._seen :])))
         self._resolved = merged(self._resolved, fresh)
         self._seen = len(rows)
@@ -156,7 +163,7 @@ def unfollowed(value: msgspec.Raw) -> bytes:
     return bytes(value).replace(b'{"$conversation":', b'{"conversation":')
 
 
-def inspection(record: InstanceRecord, rows: Iterable[HistoryRow], resolved: Resolved) -> Inspection:
+def inspection(record: InstanceRecord, rows: Sequence[HistoryRow], resolved: Resolved) -> Inspection:
     """Return a run as its history tells it."""
     steps: list[Step] = []
     names: dict[int | None, str] = {}
@@ -169,7 +176,9 @@ def inspection(record: InstanceRecord, rows: Iterable[HistoryRow], resolved: Res
         if entry.task in names:
             step = msgspec.structs.replace(step, name=names[entry.task])
         steps.append(step)
-    return Inspection(record=record, steps=steps, totals=_totals(steps))
+    started = (event for row in rows[:1] for event in row.events if isinstance(event, ExecutionStarted))
+    generation = next((event.generation for event in started), 0)
+    return Inspection(record=record, steps=steps, totals=_totals(steps), generation=generation)
 
 
 def _step(entry: Entry, turn: int, resolved: Resolved) -> Step:

@@ -1,4 +1,4 @@
-"""Where the database is: ``--store``, ``PERDURE_STORE``, ``PERDURE_HOME``, or the user's home."""
+"""Where the database is, and which app a program is, unless its caller says so."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from perdure.base.errors import StoreReadOnlyError
 
 FILE_NAME = "perdure.db"
+DEFAULT_APP = "default"
 
 
 def store_path(chosen: str | os.PathLike[str] | None = None) -> Path:
@@ -33,3 +34,13 @@ def store_path(chosen: str | os.PathLike[str] | None = None) -> Path:
             str(home), f"the folder cannot be made ({error.strerror}); choose another with --store or PERDURE_HOME"
         ) from None
     return home / FILE_NAME
+
+
+def app_id_of(chosen: str | None = None) -> str:
+    """Return the app id of this program, by which it finds its runs again.
+
+    Args:
+        chosen: an id that wins over everything; otherwise ``PERDURE_APP_ID`` or ``APP_ID`` names it, and the default
+            is ``default``.
+    """
+    return chosen or os.environ.get("PERDURE_APP_ID") or os.environ.get("APP_ID") or DEFAULT_APP

@@ -78,6 +78,8 @@ def require_reusable(new: NewInstance, found: Started, reuse: Reuse) -> None:
     Raises:
         InstanceExistsError: it may not.
     """
+    if found.app_id != new.app_id:
+        raise InstanceExistsError(new.instance_id, f"it is a run of app {found.app_id!r}, not of {new.app_id!r}")
     known, wanted = _started(found.events), _started(new.events)
     if reuse == "ignore":
         return

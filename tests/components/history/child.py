@@ -74,7 +74,7 @@ def _say(text: object) -> None:
 
 async def _own(store: SQLiteHistoryStore) -> None:
     """Own an instance; whenever told to, add the same episode to its history and say how that went."""
-    lease = await store.join("child")
+    lease = await store.join("child", "test")
     key = (await store.start(new_instance("owned", lease))).key
     _say("owning")
     while await asyncio.to_thread(sys.stdin.readline):
@@ -87,13 +87,21 @@ async def _own(store: SQLiteHistoryStore) -> None:
 
 async def _write(store: SQLiteHistoryStore) -> None:
     """Add to a history for ever; say the number of each row once it is acknowledged."""
-    lease = await store.join("child")
+    lease = await store.join("child", "test")
     key = (await store.start(new_instance("written", lease))).key
     seq = 0
     while True:
         seq += 1
         await append(store, lease, Episode(key=key, seq=seq, at=2.0, events="[]"))
         _say(seq)
+
+
+async def _watch(store: SQLiteHistoryStore) -> None:
+    """Wait for the end of an instance for ever."""
+    store.listen(lambda _: None)
+    await store.watch(["watched"])
+    _say("watching")
+    await asyncio.Event().wait()
 
 
 async def _open(path: str) -> None:
@@ -124,7 +132,7 @@ def _lock(path: str) -> None:
 async def _with_store(role: str, path: str, lease_seconds: float) -> None:
     store = SQLiteHistoryStore(path, lease_seconds=lease_seconds)
     await store.open()
-    await {"own": _own, "write": _write}[role](store)
+    await {"own": _own, "write": _write, "watch": _watch}[role](store)
 
 
 def main(role: str, path: str, lease_seconds: str = "60") -> None:

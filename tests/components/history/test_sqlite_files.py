@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
@@ -127,7 +128,7 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path):
 
 def test_closing_leaves_the_database_file_alone_in_its_folder(tmp_path: Path):
     async def join(store: SQLiteHistoryStore) -> None:
-        await store.join("one")
+        await store.join("one", "test")
 
     with_store(tmp_path / "perdure.db", join)
     assert names_in(tmp_path) == ["perdure.db"]
@@ -137,7 +138,7 @@ def test_what_an_answer_submits_while_the_store_closes_is_refused_not_forgotten(
     told: list[str] = []
 
     async def submit_on_closing(store: SQLiteHistoryStore) -> None:
-        lease = await store.join("one")
+        lease = await store.join("one", "test")
         key = (await store.start(new_instance("first", lease))).key
         using = store._writing()
 
@@ -200,7 +201,7 @@ def test_damaged_content_is_never_handed_out(tmp_path: Path):
     address = digest(content)
 
     async def write(store: SQLiteHistoryStore) -> int:
-        lease = await store.join("one")
+        lease = await store.join("one", "test")
         key = (await store.start(new_instance("damaged", lease))).key
         await append(store, lease, Episode(key=key, seq=1, at=2.0, events="[]", blobs={address: content}))
         return key
@@ -248,7 +249,7 @@ def test_a_file_that_came_back_stays_refused_once_its_absence_was_noticed(tmp_pa
     path = tmp_path / "perdure.db"
 
     async def move(store: SQLiteHistoryStore) -> None:
-        await store.join("one")
+        await store.join("one", "test")
         path.rename(tmp_path / "elsewhere.db")
         await asyncio.sleep(0.4)
         (tmp_path / "elsewhere.db").rename(path)
@@ -380,7 +381,10 @@ def test_a_store_that_another_process_keeps_locked_is_named_and_usable_afterward
     async def contend(store: SQLiteHistoryStore) -> None:
         with Child("lock", path) as other:
             assert await asyncio.to_thread(other.hear) == "locked"
-            with pytest.raises(StoreLockedError, match="locked by another process; end it, or wait until it has fin"):
+            named = f"process {other.process.pid} holds the write lock; end it, or wait until it has finished writing"
+            with pytest.raises(
+                StoreLockedError, match=named if sys.platform == "linux" else "locked by another process"
+            ):
                 await store.start(new_instance("waiting"))
             assert await store.find("waiting") is None
             other.tell()

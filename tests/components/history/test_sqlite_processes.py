@@ -113,7 +113,9 @@ def test_a_killed_worker_is_reaped_at_once_by_its_lock_file(tmp_path: Path):
         assert record is not None
         assert (record.owner, record.recoveries) == (None, 1)
         assert lock_files(path) == []
-        assert [one.key for one in await store.claim(await store.join("next"), ["flow"], 2.0, 9)] == [record.key]
+        assert [one.key for one in await store.claim(await store.join("next", "test"), ["flow"], 2.0, 9)] == [
+            record.key
+        ]
 
     with_store(path, take_over)
 
@@ -138,7 +140,7 @@ def test_a_store_that_is_closed_under_its_worker_frees_it_for_the_next_reaper(tm
     path = tmp_path / "perdure.db"
 
     async def leave_nothing(store: SQLiteHistoryStore) -> None:
-        await store.start(new_instance("owned", await store.join("one")))
+        await store.start(new_instance("owned", await store.join("one", "test")))
 
     async def take_over(store: SQLiteHistoryStore) -> None:
         assert await store.reap() == 1
@@ -155,7 +157,7 @@ def test_a_worker_that_hangs_loses_its_lease_and_its_later_commit_is_refused(tmp
             assert await asyncio.to_thread(child.hear) == "owning"
             await stop_between_commits(child, path)
             assert await reaped(store) == 1
-            lease = await store.join("next")
+            lease = await store.join("next", "test")
             claimed = await store.claim(lease, ["flow"], 2.0, 9)
             child.signal(signal.SIGCONT)
             child.tell()
@@ -172,7 +174,7 @@ def test_a_worker_that_goes_on_in_time_keeps_its_lease(tmp_path: Path):
     path = tmp_path / "perdure.db"
 
     async def watch(store: SQLiteHistoryStore) -> None:
-        lease = await store.join("renewing")
+        lease = await store.join("renewing", "test")
         await store.start(new_instance("kept", lease))
         other = SQLiteHistoryStore(path)
         await other.open()
@@ -186,3 +188,25 @@ def test_a_worker_that_goes_on_in_time_keeps_its_lease(tmp_path: Path):
             await other.close()
 
     with_store(path, watch, lease_seconds=0.4)
+
+
+@pytest.mark.parametrize("name", ["../victim", "victim", "perdure.db-worker-/../../victim", None])
+def test_lock_files_in_the_database_lead_to_no_other_file(tmp_path: Path, name: str | None):
+    folder = tmp_path / "store"
+    (folder / "perdure.db-worker-").mkdir(parents=True)
+    victims = [tmp_path / "victim", folder / "victim"]
+    for victim in victims:
+        victim.touch()
+
+    async def bury(store: SQLiteHistoryStore) -> None:
+        statement = "INSERT INTO worker (name, lock_file, lease_seconds) VALUES ('dead', ?, 3600)"
+        with closing(sqlite3.connect(folder / "perdure.db", isolation_level=None)) as connection:
+            connection.execute(statement, (name,))
+            await store.reap()
+            assert connection.execute("SELECT count(*) FROM worker").fetchone() == (1,)
+            connection.execute("UPDATE worker SET lease_seconds = 0")
+            await store.reap()
+            assert connection.execute("SELECT count(*) FROM worker").fetchone() == (0,)
+
+    with_store(folder / "perdure.db", bury)
+    assert all(victim.exists() for victim in victims)

@@ -20,8 +20,8 @@ from perdure.base.errors import BacklogFullError, StaleLeaseError, StoreCorruptE
 from perdure.base.events import HistoryRow, Status, decode_events, ends_instance
 from perdure.base.ids import digest
 from perdure.base.limits import Limits
+from perdure.components.history.arrivals import INSTANCE, Arrival, Outcome, arrival_of, with_places
 from perdure.components.history.memory_queues import MemoryQueues
-from perdure.components.history.turns import INSTANCE, Arrival, Outcome, arrival_of, with_turns
 from perdure.ports.history_store import (
     EVERYTHING,
     NO_BLOBS,
@@ -34,11 +34,14 @@ from perdure.ports.history_store import (
     InstanceRecord,
     Lease,
     NewInstance,
+    News,
     Park,
     Restored,
     Results,
     Signal,
     Started,
+    begins_at,
+    not_started,
 )
 from perdure.ports.tickets import Queue
 
@@ -58,7 +61,7 @@ class _Instance:
         self.created_at = new.at
         self.finished_at: float | None = None
         self.owner: int | None = None
-        self.due: float | None = new.at if new.due is None else max(new.at, new.due)
+        self.due: float | None = begins_at(new)
         self.status = Status.PENDING if self.due > new.at else Status.RUNNING
         self.waits: str | None = None
         self.recoveries = 0
@@ -66,7 +69,7 @@ class _Instance:
         self.custom_status: str | None = None
         self.attributes = dict(new.attributes)
         self.base = 0
-        self.rows: dict[int, tuple[float, str]] = {0: (new.at, new.events)}
+        self.rows: dict[int, tuple[float, str]] = {0: (begins_at(new), new.events)}
         self.next_seq = 1
         self.inbox: dict[int, str] = {}
 
@@ -75,7 +78,7 @@ class _Instance:
 
 
 class _DueQueue:
-    """Instances of one workflow without owner, the longest due first.
+    """Instances of one app and workflow without owner, the longest due first.
 
     An entry is good while its instance has no owner and is due when the entry says; others are dropped when seen.
     """
@@ -143,10 +146,13 @@ class MemoryHistoryStore:
         self._by_id: dict[str, _Instance] = {}
         self._children: dict[str, list[_Instance]] = {}
         self._signalled: set[int] = set()
-        self._due: dict[str, _DueQueue] = {}
-        self._queues = MemoryQueues(self._turn)
+        self._due: dict[tuple[str, str], _DueQueue] = {}
+        self._line = MemoryQueues(self._granted)
         self._blobs: dict[str, bytes] = {}
         self._links: dict[ConversationKey, Link] = {}
+        self._listeners: list[Callable[[News], None]] = []
+        self._news = News(0)
+        self._watched: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -155,6 +161,9 @@ class MemoryHistoryStore:
 
     async def open(self) -> None:
         """Make the store usable for one more user."""
+        if self._users == 0:
+            # What an earlier event loop did not come to tell concerns nobody any more.
+            self._news = News(0)
         self._users += 1
 
     async def close(self) -> None:
@@ -172,11 +181,11 @@ class MemoryHistoryStore:
     # -- leases
 
     @_answered
-    def join(self, worker: str) -> Lease:
-        """Register a worker."""
+    def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app."""
         self._last_token += 1
         self._version += 1
-        lease = self._live[self._last_token] = Lease(self._last_token, worker)
+        lease = self._live[self._last_token] = Lease(self._last_token, worker, app_id)
         self._owned[lease.token] = set()
         return lease
 
@@ -197,6 +206,11 @@ class MemoryHistoryStore:
         dead, self._dead = self._dead, {}
         return sum(self._free_all(lease, recovered=True) for lease in dead.values())
 
+    @_answered
+    def working_apps(self) -> set[str]:
+        """Return the apps that have a worker with a lease."""
+        return {lease.app_id for lease in (*self._live.values(), *self._dead.values())}
+
     def _free_all(self, lease: Lease, *, recovered: bool) -> int:
         keys = sorted(self._owned.pop(lease.token, ()))
         for key in keys:
@@ -205,6 +219,8 @@ class MemoryHistoryStore:
             instance.owner, instance.due = None, 0.0
             self._queue(instance)
         self._version += 1
+        if keys:
+            self._tell(News.WORK)
         return len(keys)
 
     def _require_live(self, lease: Lease) -> None:
@@ -232,7 +248,15 @@ class MemoryHistoryStore:
         self._queue(instance)
 
     def _queue(self, instance: _Instance) -> None:
-        self._due.setdefault(instance.workflow, _DueQueue(self._instances)).push(instance)
+        place = instance.app_id, instance.workflow
+        queue = self._due.get(place)
+        if queue is None:
+            queue = self._due[place] = _DueQueue(self._instances)
+        queue.push(instance)
+
+    def _queues(self, lease: Lease, workflows: Collection[str]) -> list[_DueQueue]:
+        places = ((lease.app_id, name) for name in workflows)
+        return [self._due[place] for place in places if place in self._due]
 
     def _keep(self, blobs: Mapping[str, bytes]) -> None:
         for address, content in blobs.items():
@@ -248,9 +272,9 @@ class MemoryHistoryStore:
     @_answered
     def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
         """Let these limits hold from now on."""
-        self._queues.declare(limits, now)
+        self._line.declare(limits, now)
 
-    def _turn(self, key: int, task: int, event: str | None, now: float) -> None:
+    def _granted(self, key: int, task: int, event: str | None, now: float) -> None:
         """Let an instance know that it got its turn."""
         instance = self._instances[key - 1]
         if event is not None:
@@ -259,17 +283,18 @@ class MemoryHistoryStore:
             self._version += 1
             instance.due = now
             self._queue(instance)
+            self._tell(News.WORK)
 
     def _accept(self, new: NewInstance, *, may_be_refused: bool = True, is_limited: bool = True) -> Started:
         found = self._by_id.get(new.instance_id)
-        if found is not None and new.replaces and found.status.finished:
+        if found is not None and new.replaces and found.status.finished and found.app_id == new.app_id:
             self._forget_family(found)
             found = None
         created, waits = found is None, False
         if found is None:
             if is_limited:
                 arrival = arrival_of(new, len(self._instances) + 1, may_be_refused=may_be_refused)
-                told = self._queues.take_turns(new.at, arrivals=[arrival])
+                told = self._line.exchange_tickets(new.at, arrivals=[arrival])
                 waits = told.answers[0] == "waits"
                 if told.backlogs:
                     raise BacklogFullError(new.instance_id, arrival.ticket.queue.name, told.backlogs[0])
@@ -283,10 +308,13 @@ class MemoryHistoryStore:
                 found.due, found.status = None, Status.PENDING
             elif new.lease is not None:
                 self._own(found, new.lease)
+            else:
+                self._tell(News.WORK)
             self._queue(found)
         return Started(
             key=found.key,
             created=created,
+            app_id=found.app_id,
             workflow=found.workflow,
             events=found.rows[0][1],
             status=found.status,
@@ -319,33 +347,34 @@ class MemoryHistoryStore:
             instance.inbox.pop(position, None)
         started = () if episode.changes is None else self._change(instance, episode.seq, episode.changes)
         park = episode.park
-        ends = park is not None and park.status.finished and self._queues.anything_limited
-        granted, told = self._take_turns(episode) if ends or episode.changes is not None else ((), Outcome())
+        ends = park is not None and park.status.finished and self._line.anything_limited
+        granted, told = self._exchange_tickets(episode) if ends or episode.changes is not None else ((), Outcome())
         if park is not None and not (park.unless_granted and granted):
             self._park(instance, park, episode.at)
         if not instance.inbox:
             self._signalled.discard(instance.key)
-        results = Results(started, granted, told.woken, told.next_turn)
+        results = Results(started, granted, told.woken, told.next_grant)
         return None if results == _NO_RESULTS else results
 
-    def _take_turns(self, episode: Episode) -> tuple[tuple[int, ...], Outcome]:
+    def _exchange_tickets(self, episode: Episode) -> tuple[tuple[int, ...], Outcome]:
         """Take and give back the tickets of an episode; return the attempts that were let in, and what else came."""
         changes = episode.changes or _NO_CHANGES
-        told = self._queues.take_turns(
+        told = self._line.exchange_tickets(
             episode.at,
-            arrivals=[Arrival(turn.ticket, episode.key, turn.task, turn.granted) for turn in changes.turns],
+            arrivals=[Arrival(one.ticket, episode.key, one.task, one.granted) for one in changes.tickets],
             ended=[episode.key] if episode.park is not None and episode.park.status.finished else [],
             renewed=[episode.key] if changes.renews else [],
             given_back=[(episode.key, task) for task in changes.gives_back],
         )
-        answers = zip(changes.turns, told.answers, strict=True)
-        return tuple(turn.task for turn, answer in answers if answer != "waits"), told
+        answers = zip(changes.tickets, told.answers, strict=True)
+        return tuple(one.task for one, answer in answers if answer != "waits"), told
 
     def _park(self, instance: _Instance, park: Park, at: float) -> None:
         instance.status, instance.waits = park.status, park.waits
         if park.status.finished:
             instance.finished_at = at
             instance.inbox.clear()
+            self._end_watch(instance)
         due = None if park.status.finished else park.due
         self._disown(instance, 0.0 if instance.inbox else due)
 
@@ -372,7 +401,7 @@ class MemoryHistoryStore:
         try:
             outcome = self._accept(start.new, may_be_refused=start.crowded is not None)
         except BacklogFullError:
-            outcome = Started(key=0, created=False, workflow=start.new.workflow, events="")
+            outcome = not_started(start.new)
             refused = start.crowded
         else:
             refused = None if outcome.created else start.refused
@@ -409,13 +438,14 @@ class MemoryHistoryStore:
         if instance.owner is None and not asleep and (instance.due is None or instance.due > 0):
             instance.due = 0.0
             self._queue(instance)
+        self._tell(News.WORK)
 
     @_answered
     def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances that nobody owns."""
         self._require_live(lease)
-        self._queues.grant_due(now)
-        queues = [self._due[name] for name in workflows if name in self._due]
+        self._line.grant_due(now)
+        queues = self._queues(lease, workflows)
         heads = [(*first, queue) for queue in queues if (first := queue.first()) is not None]
         heapq.heapify(heads)
         taken: list[_Instance] = []
@@ -438,7 +468,7 @@ class MemoryHistoryStore:
                 workflow=one.workflow,
                 next_seq=one.next_seq,
                 signals=one.signals(),
-                tickets=self._queues.tickets_of(one.key),
+                tickets=self._line.tickets_of(one.key),
             )
             for one in taken
         ]
@@ -448,18 +478,19 @@ class MemoryHistoryStore:
     @_answered
     def inbox(self, lease: Lease) -> list[Signal]:
         """Return the signals of the lease's instances."""
-        keys = self._owned.get(lease.token, set()) & self._signalled
+        self._require_live(lease)
+        keys = self._owned[lease.token] & self._signalled
         return sorted(
             (signal for key in keys for signal in self._instances[key - 1].signals()), key=attrgetter("position")
         )
 
     @_answered
-    def next_due(self, workflows: Collection[str]) -> float | None:
+    def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
         """Return the earliest time at which an instance without owner wants attention."""
-        heads = (self._due[name].first() for name in workflows if name in self._due)
+        heads = (queue.first() for queue in self._queues(lease, workflows))
         times = [head[0] for head in heads if head is not None]
-        turn = self._queues.next_turn()
-        return min(times if turn is None else [*times, turn], default=None)
+        grant = self._line.next_grant(lease.app_id)
+        return min(times if grant is None else [*times, grant], default=None)
 
     @_answered
     def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
@@ -518,7 +549,7 @@ class MemoryHistoryStore:
         return [self._in_line(self._record(one)) for one in islice(chosen, query.limit)]
 
     def _in_line(self, record: InstanceRecord) -> InstanceRecord:
-        waits = None if record.owner is not None else with_turns(record.waits, self._queues.lines_of(record.key))
+        waits = None if record.owner is not None else with_places(record.waits, self._line.lines_of(record.key))
         return record if waits == record.waits else msgspec.structs.replace(record, waits=waits)
 
     def _is_meant(self, one: _Instance, query: InstanceQuery) -> bool:
@@ -599,6 +630,37 @@ class MemoryHistoryStore:
         one.rows, one.due = {}, None
         if one.parent is not None:
             self._children[one.parent].remove(one)
+
+    # -- news
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what any user of this store does, this one included."""
+        self._require_open()
+        self._listeners.append(on_news)
+        return functools.partial(self._listeners.remove, on_news)
+
+    @_answered
+    def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, and tell of the end of those that run."""
+        found = {record.instance_id: record for record in self._records(instance_ids)}
+        self._watched.update(record.key for record in found.values() if not record.status.finished)
+        return found
+
+    def _end_watch(self, instance: _Instance) -> None:
+        if instance.key in self._watched:
+            self._watched.remove(instance.key)
+            self._tell(News.ENDS)
+
+    def _tell(self, news: News) -> None:
+        if not self._news:
+            # At the end of a turn of the loop, once for all that happened in it.
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._news |= news
+
+    def _tell_all(self) -> None:
+        news, self._news = self._news, News(0)
+        for on_news in list(self._listeners):
+            on_news(news)
 
     @_answered
     def version(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from perdure.base.limits import Limits
 from perdure.base.line import Answer, Line, Waiting
-from perdure.components.history.turns import INSTANCE, Arrival, InLine, Outcome, ahead_of
+from perdure.components.history.arrivals import INSTANCE, Arrival, InLine, Outcome, ahead_of
 from perdure.ports.tickets import Queue, Ticket
 
 Told = Callable[[int, int, str | None, float], None]
@@ -52,7 +52,7 @@ class MemoryQueues:
                 line.change(given)
                 self._settle(queue, now)
 
-    def take_turns(
+    def exchange_tickets(
         self,
         now: float,
         *,
@@ -82,7 +82,7 @@ class MemoryQueues:
             if answers[-1] == "refused":
                 backlogs[place] = line.limits.backlog or 0
         times = [self._wakes[queue] for queue in queues if queue in self._wakes]
-        return Outcome(answers, backlogs, woken > 0, min(times, default=None))
+        return Outcome(answers, backlogs, woken > 0, next_grant=min(times, default=None))
 
     def grant_due(self, now: float) -> None:
         """Let those stand in line whose time has come, and grant what waited for a time that has come."""
@@ -97,9 +97,11 @@ class MemoryQueues:
             if line.waiting and line.limits.rate is not None:
                 self._settle(queue, now)
 
-    def next_turn(self) -> float | None:
-        """Return when something is granted because its time has come."""
-        return min([*self._wakes.values(), *(entry[0] for entry in self._later[:1])], default=None)
+    def next_grant(self, app_id: str) -> float | None:
+        """Return when something of an app is granted because its time has come."""
+        times = [at for queue, at in self._wakes.items() if queue.app_id == app_id]
+        times += [at for at, _, arrival in self._later if arrival.ticket.queue.app_id == app_id]
+        return min(times, default=None)
 
     def tickets_of(self, instance: int) -> dict[int, bool]:
         """Return whether the tickets of an instance's attempts are granted."""

@@ -12,12 +12,12 @@ import msgspec
 
 from perdure.base.errors import BacklogFullError
 from perdure.base.events import Status, ends_instance
+from perdure.components.history.arrivals import arrival_of
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.purging import note_references, purge, with_descendants
-from perdure.components.history.sqlite.queues import anything_limited, take_turns
-from perdure.components.history.turns import arrival_of
-from perdure.ports.history_store import NewInstance, Started
+from perdure.components.history.sqlite.queues import anything_limited, exchange_tickets
+from perdure.ports.history_store import NewInstance, Started, begins_at
 
 _json = msgspec.json.Encoder()
 
@@ -41,10 +41,23 @@ UPDATE instance SET due = min(coalesce(due, 0), 0)
 WHERE key IN (SELECT value FROM json_each(?)) AND owner IS NULL
 """
 _EXISTING = """
-SELECT json_group_array(json_array(instance.id, instance.key, instance.workflow, instance.status, history.events))
+SELECT json_group_array(json_array(
+    instance.id, instance.key, instance.app_id, instance.workflow, instance.status, history.events
+))
 FROM instance JOIN history ON history.instance = instance.key AND history.seq = 0
 WHERE instance.id IN (SELECT value FROM json_each(?))
 """
+
+
+class Existing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a start or an event needs to know of the instance that has its id."""
+
+    instance_id: str
+    key: int
+    app_id: str
+    workflow: str
+    status: Status
+    events: str
 
 
 def insert_instances(
@@ -63,7 +76,7 @@ def insert_instances(
         unlimited: ids of those that need no turn, because they have ended.
     """
     known = existing_instances(connection, {new.instance_id for new in news})
-    replaced = [known.pop(new.instance_id)[0] for new in news if new.replaces and _has_ended(known, new)]
+    replaced = [known.pop(new.instance_id).key for new in news if new.replaces and _has_ended(known, new)]
     if replaced:
         purge(connection, with_descendants(connection, replaced))
     last: int = connection.execute("SELECT value FROM counter").fetchone()[0]
@@ -79,7 +92,7 @@ def insert_instances(
     for new in news:
         found = known.get(new.instance_id)
         if found is not None:
-            outcomes.append(Started(key=found[0], created=False, workflow=found[1], events=found[3], status=found[2]))
+            outcomes.append(_started(found, created=False))
             continue
         waiting = waits.get(new.instance_id, False)
         if isinstance(waiting, BacklogFullError):
@@ -88,10 +101,11 @@ def insert_instances(
         key = keys[new.instance_id]
         held.append((holder_of(key), targets_in(new.events, new.blobs)))
         instances.append((key, *_instance_columns(new, waiting)))
-        rows.append((key, 0, new.at, new.events))
+        rows.append((key, 0, begins_at(new), new.events))
         attributes.extend(attribute_rows(key, new.attributes))
-        known[new.instance_id] = (key, new.workflow, Status.RUNNING, new.events)
-        outcomes.append(Started(key=key, created=True, workflow=new.workflow, events=new.events, waits=waiting))
+        accepted = Existing(new.instance_id, key, new.app_id, new.workflow, Status.RUNNING, new.events)
+        known[new.instance_id] = accepted
+        outcomes.append(_started(accepted, created=True, waits=waiting))
     for statement, parameters in (
         (_INSERT_INSTANCES, instances),
         (INSERT_HISTORY, rows),
@@ -105,8 +119,21 @@ def insert_instances(
     return outcomes
 
 
-def _has_ended(known: Mapping[str, tuple[int, str, Status, str]], new: NewInstance) -> bool:
-    return new.instance_id in known and known[new.instance_id][2].finished
+def _started(one: Existing, *, created: bool, waits: bool = False) -> Started:
+    return Started(
+        key=one.key,
+        created=created,
+        app_id=one.app_id,
+        workflow=one.workflow,
+        events=one.events,
+        status=one.status,
+        waits=waits,
+    )
+
+
+def _has_ended(known: Mapping[str, Existing], new: NewInstance) -> bool:
+    found = known.get(new.instance_id)
+    return found is not None and found.status.finished and found.app_id == new.app_id
 
 
 def _admissions(
@@ -123,7 +150,7 @@ def _admissions(
         for new in news
     }
     now = max((new.at for new in news), default=0.0)
-    outcome = take_turns(connection, now, arrivals=list(arrivals.values()))
+    outcome = exchange_tickets(connection, now, arrivals=list(arrivals.values()))
     found: dict[str, bool | BacklogFullError] = {}
     for place, (name, arrival) in enumerate(arrivals.items()):
         answer = outcome.answers[place]
@@ -138,7 +165,7 @@ def _instance_columns(new: NewInstance, waits: bool) -> tuple[object, ...]:
     if waits:
         return new.instance_id, new.app_id, new.workflow, Status.PENDING, None, None, new.at, new.parent
     owner = None if new.lease is None else new.lease.token
-    due = new.at if new.due is None else max(new.at, new.due)
+    due = begins_at(new)
     status = Status.RUNNING if due <= new.at else Status.PENDING
     return new.instance_id, new.app_id, new.workflow, status, owner, due, new.at, new.parent
 
@@ -148,15 +175,10 @@ def attribute_rows(key: int, attributes: Mapping[str, object]) -> list[object]:
     return [(key, name, _json.encode(value).decode()) for name, value in attributes.items()]
 
 
-def existing_instances(
-    connection: sqlite3.Connection, instance_ids: set[str]
-) -> dict[str, tuple[int, str, Status, str]]:
-    """Return key, workflow, status and first history row of those ids that exist."""
+def existing_instances(connection: sqlite3.Connection, instance_ids: set[str]) -> dict[str, Existing]:
+    """Return those of the instances that exist, by id."""
     text: str = connection.execute(_EXISTING, parameter(instance_ids)).fetchone()[0]
-    found: dict[str, tuple[int, str, Status, str]] = {}
-    for instance_id, key, workflow, status, events in msgspec.json.decode(text):
-        found[instance_id] = (key, workflow, Status(status), events)
-    return found
+    return {one.instance_id: one for one in msgspec.json.decode(text, type=list[Existing])}
 
 
 def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str, Iterable[str]]]) -> list[Status | None]:
@@ -173,12 +195,12 @@ def send_events(connection: sqlite3.Connection, sends: Sequence[tuple[str, str, 
     held: list[tuple[str, set[str]]] = []
     for instance_id, event, blobs in sends:
         found = known.get(instance_id)
-        statuses.append(None if found is None else found[2])
-        if found is not None and not found[2].finished:
-            rows.append((found[0], event))
-            if found[2] is Status.PENDING:
-                asleep.add(found[0])
-            held.append((holder_of(found[0]), targets_in(event, blobs)))
+        statuses.append(None if found is None else found.status)
+        if found is not None and not found.status.finished:
+            rows.append((found.key, event))
+            if found.status is Status.PENDING:
+                asleep.add(found.key)
+            held.append((holder_of(found.key), targets_in(event, blobs)))
     fill_inboxes(connection, rows, asleep)
     note_references(connection, held)
     return statuses

@@ -17,7 +17,7 @@ from perdure.components.history.sqlite.accepting import (
     send_events,
 )
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.ports.history_store import Changes, Episode, Started
+from perdure.ports.history_store import Changes, Episode, Started, not_started
 
 _UNFINISHED_CHILDREN = """
 SELECT child.key, value->>1 FROM json_each(?)
@@ -84,7 +84,7 @@ def _start_children(
     told: list[Started] = []
     for (episode, start), outcome in zip(calls, started, strict=True):
         if isinstance(outcome, BacklogFullError):
-            told.append(Started(key=0, created=False, workflow=start.new.workflow, events=""))
+            told.append(not_started(start.new))
             failure = start.crowded
         else:
             told.append(outcome)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import re
 import sqlite3
 import time
 from importlib import resources
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from perdure.base.errors import StoreCorruptError, StoreUnavailableError, StoreVersionError
 from perdure.components.history.sqlite.errors import refused, translation
+from perdure.components.history.sqlite.turns import begin
 
 APPLICATION_ID = 0x50657264
 """Marks a database file as Perdure's ("Perd"), as ``PRAGMA application_id`` shows it."""
 
 _PIECE = 1 << 20
-_SYSTEM_LOCKS = Path("/proc/locks")
 _CHECKPOINT_PAGES = 1000
 _LOG_BYTES = (_CHECKPOINT_PAGES + 200) * 4120
 
@@ -115,32 +115,24 @@ def log_of(path: Path) -> Path:
     return Path(f"{path}-wal")
 
 
-def write_lock_holder(path: Path) -> int | None:
-    """Return the number of the process that holds the write lock of a database, where the system tells."""
-    try:
-        facts = Path(f"{path}-shm").stat()
-        locks = _SYSTEM_LOCKS.read_text()
-    except OSError:
-        return None
-    # SQLite's write lock in WAL mode is byte 120 of the log's index.
-    file = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
-    found = re.search(rf" WRITE (\d+) {file} 120 ", locks)
-    return None if found is None else int(found[1])
-
-
-def rewrite_log(connection: sqlite3.Connection, path: Path) -> None:
+def rewrite_log(connection: sqlite3.Connection, path: Path, patience: float) -> None:
     """Write the log that an earlier process left once more, as it is, and flush it.
 
     When a flush fails, the system keeps what was written readable and counts it as flushed, though the disk may never
     get it. Whoever opens the log later reads those frames and adds his own behind them; a power cut then leaves a hole,
     and everything behind a hole is lost. Bytes that are written again are flushed again.
 
+    Args:
+        connection: the one that writes.
+        path: the database file.
+        patience: seconds to wait for another process's write lock.
+
     Raises:
         sqlite3.Error: the write lock cannot be had.
         StoreError: the disk fails.
     """
     # Under the write lock: nobody else adds to the log, and readers see the same bytes.
-    connection.execute("BEGIN IMMEDIATE")
+    begin(connection, patience)
     try:
         with log_of(path).open("r+b", buffering=0) as file:
             at = 0
@@ -228,3 +220,33 @@ def _statements(script: str) -> list[str]:
             statements.append(pending)
             pending = ""
     return statements
+
+
+def would_migrate(path: Path) -> bool:
+    """Whether opening a database file brings it to a newer schema; the file is only read.
+
+    Raises:
+        StoreError: it is no store, or a newer Perdure wrote it.
+    """
+    with contextlib.closing(_reading(path)) as connection, translation(str(path)):
+        newest = len(migrations())
+        return _identified_version(connection, str(path), newest) < newest
+
+
+def copy_to(path: Path, copy: Path) -> None:
+    """Copy a database as it is at this moment, whoever else uses it; the file is only read.
+
+    Raises:
+        StoreError: it cannot be read, or the copy not be written.
+    """
+    with (
+        contextlib.closing(_reading(path)) as source,
+        translation(str(copy)),
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    with translation(str(path)):
+        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)

@@ -16,13 +16,15 @@ import msgspec
 from perdure.base.codec import Link
 from perdure.base.errors import BacklogFullError, StaleLeaseError
 from perdure.base.faults import crash_point
+from perdure.components.history.arrivals import Arrival
 from perdure.components.history.references import holder_of, targets_in, targets_of_links
 from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, send_events
 from perdure.components.history.sqlite.changing import apply_changes
 from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.purging import drop_unheld, note_references
-from perdure.components.history.sqlite.queues import anything_limited, take_turns
-from perdure.components.history.turns import Arrival
+from perdure.components.history.sqlite.queues import anything_limited, exchange_tickets
+from perdure.components.history.sqlite.tidings import Tidings
+from perdure.components.history.sqlite.turns import turn
 from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance, Park, Results
 
 _BLOBS_PER_STATEMENT = 32
@@ -79,11 +81,20 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 Submission = NewInstance | Append | Send | Run
 
 
-def commit_group(connection: sqlite3.Connection, store: str, group: list[Submission]) -> list[Outcome]:
+def commit_group(
+    connection: sqlite3.Connection, store: str, group: list[Submission], tidings: Tidings, *, patience: float
+) -> list[Outcome]:
     """Commit all submissions in one transaction and return their outcomes in the same order.
 
     A submission that is refused (a stale lease) has its exception as outcome and no effect; any other failure rolls
     the whole transaction back.
+
+    Args:
+        connection: writes.
+        store: name of the store, for errors.
+        group: what to commit.
+        tidings: gathers what that brings to other processes.
+        patience: seconds to wait for another process's write lock.
 
     Raises:
         sqlite3.Error: nothing was committed; when the disk failed in the last flush, that shows only later.
@@ -97,12 +108,13 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
     lists: dict[type, list[Any]] = {NewInstance: starts, Append: appends, Send: sends, Run: runs}
     for index, item in enumerate(group):
         lists[type(item)].append((index, item))
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with turn(connection, patience):
         live = {row[0] for row in connection.execute("SELECT token FROM worker")}
         _insert_blobs(connection, blobs)
+        if len(appends) < len(group) or any(append.episode.changes is not None for _, append in appends):
+            tidings.begin(connection)
         _starts(connection, store, live, starts, outcomes)
-        _appends(connection, store, live, appends, outcomes)
+        _appends(connection, store, live, appends, outcomes, tidings=tidings)
         _sends(connection, sends, outcomes)
         for index, run in runs:
             if run.links:
@@ -111,12 +123,8 @@ def commit_group(connection: sqlite3.Connection, store: str, group: list[Submiss
         refused = [new for index, new in starts if isinstance(outcomes[index], BacklogFullError)]
         if refused:
             drop_unheld(connection, {address for new in refused for address in new.blobs})
+        tidings.address(connection)
         crash_point("store.in_transaction")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     return [outcomes[index] for index in range(len(group))]
 
 
@@ -149,6 +157,8 @@ def _appends(
     live: set[int],
     appends: list[tuple[int, Append]],
     outcomes: dict[int, Outcome],
+    *,
+    tidings: Tidings,
 ) -> None:
     rows: list[tuple[int, int, float, str]] = []
     links: list[Link] = []
@@ -174,12 +184,13 @@ def _appends(
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
     finished = [episode.key for _, episode, park in parking if park.status.finished]
+    tidings.finished(finished)
     if changing:
         # Before instances are parked: what this puts into their inboxes makes them due.
         started = apply_changes(connection, [episode for _, episode in changing])
         outcomes.update((index, told and Results(told)) for (index, _), told in zip(changing, started, strict=True))
     if changing or finished:
-        _take_turns(connection, changing, parking, outcomes)
+        _exchange_tickets(connection, changing, parking, outcomes, tidings)
     parked = [_park_row(episode, park) for index, episode, park in parking if not _stays(park, outcomes[index])]
     steps = (
         (INSERT_HISTORY, rows),
@@ -203,34 +214,37 @@ def _stays(park: Park, outcome: Outcome) -> bool:
     return park.unless_granted and outcome is not None and bool(outcome.granted)
 
 
-def _take_turns(
+def _exchange_tickets(
     connection: sqlite3.Connection,
     changing: Sequence[tuple[int, Episode]],
     parking: Sequence[tuple[int, Episode, Park]],
     outcomes: dict[int, Outcome],
+    tidings: Tidings,
 ) -> None:
     """Take and give back the tickets of episodes, and add to their outcomes what became of it."""
     ending = [(index, episode) for index, episode, park in parking if park.status.finished]
     changes = [(index, episode, episode.changes) for index, episode in changing if episode.changes is not None]
     renewed = [episode.key for _, episode, change in changes if change.renews]
-    turns = [(index, episode, turn) for index, episode, change in changes for turn in change.turns]
+    tickets = [(index, episode, ticket) for index, episode, change in changes for ticket in change.tickets]
     given_back = [(episode.key, task) for _, episode, change in changes for task in change.gives_back]
-    if not turns and not given_back and not ((ending or renewed) and anything_limited(connection)):
+    if not tickets and not given_back and not ((ending or renewed) and anything_limited(connection)):
         return
-    told = take_turns(
+    tidings.begin(connection)
+    told = exchange_tickets(
         connection,
         max(episode.at for _, episode in (*ending, *changing)),
-        arrivals=[Arrival(turn.ticket, episode.key, turn.task, turn.granted) for _, episode, turn in turns],
+        arrivals=[Arrival(one.ticket, episode.key, one.task, one.granted) for _, episode, one in tickets],
         ended=[episode.key for _, episode in ending],
         renewed=renewed,
         given_back=given_back,
     )
+    tidings.left_to_others(told.apps)
     granted: dict[int, list[int]] = {}
-    for (index, _, turn), answer in zip(turns, told.answers, strict=True):
+    for (index, _, ticket), answer in zip(tickets, told.answers, strict=True):
         if answer != "waits":
-            granted.setdefault(index, []).append(turn.task)
+            granted.setdefault(index, []).append(ticket.task)
     concerned = set(granted)
-    if told.woken or told.next_turn is not None:
+    if told.woken or told.next_grant is not None:
         concerned |= {index for index, _ in (*ending, *changing)}
     for index in concerned:
         before = outcomes[index]
@@ -238,7 +252,7 @@ def _take_turns(
             () if before is None else before.started,
             tuple(granted.get(index, ())),
             told.woken,
-            told.next_turn,
+            told.next_grant,
         )
 
 

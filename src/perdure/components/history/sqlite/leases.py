@@ -6,13 +6,32 @@ import os
 import secrets
 import sqlite3
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
 
+from perdure.components.history.sqlite.bell import Bell
+from perdure.components.history.sqlite.parameters import parameter
+from perdure.components.history.sqlite.tidings import Tidings
+from perdure.ports.history_store import Lease
+
 if sys.platform != "win32":
     import fcntl
+
+_INSERT = "INSERT INTO worker (name, app_id, lock_file, lease_seconds, listener) VALUES (?, ?, ?, ?, ?)"
+_RENEW = """
+UPDATE worker SET renewals = renewals + 1, lease_seconds = ? WHERE token IN (SELECT value FROM json_each(?))
+"""
+_END = "DELETE FROM worker WHERE token IN (SELECT value FROM json_each(?)) RETURNING app_id"
+# Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
+_FREE = """
+UPDATE instance SET owner = NULL, due = 0, recoveries = recoveries + ? WHERE key IN (
+    SELECT key FROM instance INDEXED BY instance_due
+    WHERE owner IN (SELECT value FROM json_each(?)) AND due IS NOT NULL
+)
+"""
+_END_WATCHES = "DELETE FROM watch WHERE listener IN (SELECT id FROM listener WHERE name = ?)"
 
 
 class LeaseRow(msgspec.Struct, frozen=True, gc=False):
@@ -26,7 +45,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False):
     """
 
     token: int
-    lock_file: str
+    lock_file: str | None
     lease_seconds: float
     renewals: int
 
@@ -84,6 +103,43 @@ class WorkerLock:
         os.close(self._file)
 
 
+def insert_lease(
+    connection: sqlite3.Connection, worker: str, app_id: str, *, lock_file: str, lease_seconds: float, bell: Bell
+) -> int:
+    """Begin a lease and return its token."""
+    parameters = (worker, app_id, lock_file, lease_seconds, enrol(connection, bell))
+    return connection.execute(_INSERT, parameters).lastrowid or 0
+
+
+def enrol(connection: sqlite3.Connection, bell: Bell) -> int | None:
+    """Return this process's number among those that listen, None when it does not."""
+    if bell.name is None:
+        return None
+    connection.execute("INSERT OR IGNORE INTO listener (name) VALUES (?)", (bell.name,))
+    number: int = connection.execute("SELECT id FROM listener WHERE name = ?", (bell.name,)).fetchone()[0]
+    return number
+
+
+def strike_off(connection: sqlite3.Connection, bell_name: str) -> None:
+    """Forget a listener and what it watches."""
+    connection.execute(_END_WATCHES, (bell_name,))
+    connection.execute("DELETE FROM listener WHERE name = ?", (bell_name,))
+
+
+def is_live(connection: sqlite3.Connection, lease: Lease) -> bool:
+    """Whether nobody has ended a lease."""
+    return connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is not None
+
+
+def end_leases(connection: sqlite3.Connection, tokens: Collection[int], tidings: Tidings, *, recovered: bool) -> int:
+    """Remove some workers and free their instances; return how many those were."""
+    ended = connection.execute(_END, parameter(tokens)).fetchall()
+    freed = connection.execute(_FREE, (int(recovered), *parameter(tokens))).rowcount
+    if freed:
+        tidings.left_to_others(app_id for (app_id,) in ended)
+    return freed
+
+
 def is_abandoned(path: Path) -> bool:
     """Whether the process that held this lock file is gone."""
     if sys.platform == "win32":  # pragma: no cover
@@ -115,17 +171,4 @@ def lease_rows(connection: sqlite3.Connection) -> list[LeaseRow]:
 
 def renew_leases(connection: sqlite3.Connection, tokens: Iterable[int], lease_seconds: float) -> None:
     """Show that some workers live, and how long they may be silent from now on."""
-    statement = (
-        "UPDATE worker SET renewals = renewals + 1, lease_seconds = ? WHERE token IN (SELECT value FROM json_each(?))"
-    )
-    connection.execute(statement, (lease_seconds, msgspec.json.encode(list(tokens)).decode()))
-
-
-def end_leases(connection: sqlite3.Connection, tokens: Sequence[int], *, recovered: bool) -> int:
-    """Remove some workers and free their instances; return how many those were."""
-    parameter = msgspec.json.encode(tokens).decode()
-    chosen = "IN (SELECT value FROM json_each(?))"
-    connection.execute(f"DELETE FROM worker WHERE token {chosen}", (parameter,))  # noqa: S608 - no foreign text
-    # Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
-    statement = f"UPDATE instance SET owner = NULL, due = 0, recoveries = recoveries + ? WHERE owner {chosen}"  # noqa: S608
-    return connection.execute(statement, (int(recovered), parameter)).rowcount
+    connection.execute(_RENEW, (lease_seconds, *parameter(list(tokens))))

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from perdure.base.events import Status
+from perdure.components.history.arrivals import with_places
 from perdure.components.history.sqlite.queues import lines_of
-from perdure.components.history.turns import with_turns
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
 
 _RECORD = """
-SELECT instance.key, id, app_id, workflow, status, created_at, finished_at, worker.name, due, waits, recoveries, parent,
-    custom_status,
+SELECT instance.key, id, instance.app_id, workflow, status, created_at, finished_at, worker.name, due, waits,
+    recoveries, parent, custom_status,
     (SELECT json_group_object(attribute.name, json(value)) FROM attribute WHERE attribute.instance = instance.key)
 FROM instance LEFT JOIN worker ON worker.token = instance.owner
 """
@@ -24,10 +24,10 @@ _HAS_ATTRIBUTE = "instance.key IN (SELECT instance FROM attribute WHERE name = ?
 
 
 def in_line(connection: sqlite3.Connection, found: list[InstanceRecord]) -> list[InstanceRecord]:
-    """Return instances with their turns as they stand now in what they wait for."""
+    """Return instances with their places in line, as they are now, in what they wait for."""
     lines = lines_of(connection, [one.key for one in found if one.owner is None and not one.status.finished])
     return [
-        msgspec.structs.replace(one, waits=with_turns(one.waits, lines[one.key])) if one.key in lines else one
+        msgspec.structs.replace(one, waits=with_places(one.waits, lines[one.key])) if one.key in lines else one
         for one in found
     ]
 
@@ -49,7 +49,7 @@ def records(connection: sqlite3.Connection, query: InstanceQuery) -> list[Instan
         versions = (query.workflow, f"{query.workflow}@", f"{query.workflow}A")
         conditions.append(("(workflow = ? OR (workflow >= ? AND workflow < ?))", versions))
     plain = {
-        "app_id = ?": query.app_id,
+        "instance.app_id = ?": query.app_id,
         "parent = ?": query.parent,
         "created_at >= ?": query.created_from,
         "created_at < ?": query.created_until,

@@ -14,8 +14,8 @@ import msgspec
 
 from perdure.base.limits import UNLIMITED, Limits, Spent
 from perdure.base.line import Answer, Line, Place, Waiting
+from perdure.components.history.arrivals import INSTANCE, Arrival, InLine, Outcome, ahead_of
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.components.history.turns import INSTANCE, Arrival, InLine, Outcome, ahead_of
 from perdure.ports.tickets import Queue, Ticket
 
 _WAITS, _GRANTED, _LATER = range(3)
@@ -32,7 +32,7 @@ INSERT INTO queue (app_id, kind, name, limits)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)
 """
 _QUEUES = """
-SELECT json_group_array(json_array(number, limits, running, waiting, virtual, spent)) FROM queue
+SELECT json_group_array(json_array(number, app_id, limits, running, waiting, virtual, spent)) FROM queue
 WHERE number IN (SELECT value FROM json_each(?))
 """
 _SAVE_QUEUE = "UPDATE queue SET running = ?, waiting = ?, virtual = ?, spent = ?, wake_at = ? WHERE number = ?"
@@ -80,7 +80,7 @@ ON CONFLICT (queue, key) DO UPDATE SET
 _DELETE_IDLE = """
 DELETE FROM queue_key WHERE running = 0 AND waiting = 0 AND queue = ? AND finish <= ?
 """
-_BEGIN_TURNS = "UPDATE instance SET due = ? WHERE key IN (SELECT value FROM json_each(?)) AND finished_at IS NULL"
+_BEGIN_INSTANCES = "UPDATE instance SET due = ? WHERE key IN (SELECT value FROM json_each(?)) AND finished_at IS NULL"
 _STAND_ANEW = """
 UPDATE queue_key SET
     ready = waiting > 0 AND (:per_key IS NULL OR running < :per_key),
@@ -91,7 +91,16 @@ _DUE_TICKETS = """
 SELECT json_group_array(json_array(number, queue, key, priority, instance)) FROM ticket WHERE at <= ?
 """
 _WAKING_QUEUES = "SELECT number FROM queue WHERE wake_at <= ? OR wake_at > ? + 2 * (limits->>'$.rate.per')"
-NEXT_TURN = "SELECT min(at) FROM (SELECT wake_at AS at FROM queue UNION ALL SELECT min(at) FROM ticket)"
+_NEXT_GRANT = """
+SELECT min(at) FROM (
+    SELECT wake_at AS at FROM queue WHERE app_id = ?1
+    UNION ALL
+    SELECT at FROM ticket JOIN queue ON queue.number = ticket.queue AND app_id = ?1 WHERE at IS NOT NULL
+)
+"""
+_ANY_GRANT = (
+    "SELECT EXISTS (SELECT 1 FROM queue WHERE wake_at IS NOT NULL) OR EXISTS (SELECT 1 FROM ticket WHERE at <= ?)"
+)
 ADD_TO_INBOXES = "INSERT INTO inbox (instance, event) SELECT value->>0, value->>1 FROM json_each(?)"
 _WAKE = """
 UPDATE instance SET due = 0 WHERE key IN (SELECT value->>0 FROM json_each(?)) AND owner IS NULL AND finished_at IS NULL
@@ -120,7 +129,7 @@ def anything_limited(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM queue LIMIT 1").fetchone() is not None
 
 
-def take_turns(
+def exchange_tickets(
     connection: sqlite3.Connection,
     now: float,
     *,
@@ -161,8 +170,9 @@ def take_turns(
     return Outcome(
         answers=answers,
         backlogs={place: desk.backlog(numbers[place]) for place, said in enumerate(answers) if said == "refused"},
-        woken=desk.woken,
-        next_turn=desk.next_turn(),
+        woken=bool(desk.apps),
+        apps=desk.apps,
+        next_grant=desk.next_grant(),
     )
 
 
@@ -172,8 +182,8 @@ def differs(connection: sqlite3.Connection, limits: Mapping[Queue, Limits]) -> b
     return any(given != known[queue][1] if queue in known else given.any for queue, given in limits.items())
 
 
-def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now: float) -> None:
-    """Let these limits hold from now on."""
+def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now: float) -> set[str]:
+    """Let these limits hold from now on; return the apps that this may concern."""
     known = _known(connection, limits)
     fresh = [_queue_row(queue, given) for queue, given in limits.items() if queue not in known and given.any]
     if fresh:
@@ -183,32 +193,42 @@ def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now:
         connection.execute("UPDATE queue SET limits = ? WHERE number = ?", (_text(given), number))
         virtual = connection.execute("SELECT virtual FROM queue WHERE number = ?", (number,)).fetchone()[0]
         connection.execute(_STAND_ANEW, {"per_key": given.per_key, "virtual": virtual, "queue": number})
-    if changed:
-        take_turns(connection, now, settle=[number for number, _ in changed])
+    told = exchange_tickets(connection, now, settle=[number for number, _ in changed])
+    return set(told.apps)
 
 
-def grant_due(connection: sqlite3.Connection, now: float) -> None:
-    """Let those stand in line whose time has come, and grant what waited for a time that has come."""
-    (next_turn,) = connection.execute(NEXT_TURN).fetchone()
-    if next_turn is None:
-        return
+def grant_due(connection: sqlite3.Connection, now: float) -> set[str]:
+    """Let those stand in line whose time has come, and grant what waited for a time that has come.
+
+    Returns:
+        the apps that this may concern.
+    """
+    if not connection.execute(_ANY_GRANT, (now,)).fetchone()[0]:
+        return set()
     due = _decoded(connection.execute(_DUE_TICKETS, (now,)))
     # A time that is too far away was set by a clock that has been put back since.
     waking = [row[0] for row in connection.execute(_WAKING_QUEUES, (now, now))]
     if not due and not waking:
-        return
+        return set()
     connection.execute(_DELETE_TICKETS, parameter([row[0] for row in due]))
     queues = {number: queue for queue, number in _all_queues(connection).items()}
     arrivals = [
         Arrival(Ticket(queue=queues[queue], key=key, priority=priority), instance)
         for _, queue, key, priority, instance in due
     ]
-    outcome = take_turns(connection, now, arrivals=arrivals, settle=waking)
+    outcome = exchange_tickets(connection, now, arrivals=arrivals, settle=waking)
     granted = [
         one.instance for one, answer in zip(arrivals, outcome.answers, strict=True) if answer in {"granted", None}
     ]
     if granted:
-        connection.execute(_BEGIN_TURNS, (now, parameter(granted)[0]))
+        connection.execute(_BEGIN_INSTANCES, (now, parameter(granted)[0]))
+    return {queues[queue].app_id for _, queue, *_ in due} | set(outcome.apps)
+
+
+def next_grant(connection: sqlite3.Connection, app_id: str) -> float | None:
+    """Return when something of an app is granted because its time has come."""
+    at: float | None = connection.execute(_NEXT_GRANT, (app_id,)).fetchone()[0]
+    return at
 
 
 def tickets_of(connection: sqlite3.Connection, keys: Collection[int]) -> dict[int, dict[int, bool]]:
@@ -242,10 +262,11 @@ class _Desk:
     """The queues that a transaction concerns."""
 
     def __init__(self, connection: sqlite3.Connection, now: float) -> None:
-        self.woken = False
+        self.apps: set[str] = set()
         self._connection = connection
         self._now = now
         self._lines: dict[int, Line] = {}
+        self._app_of: dict[int, str] = {}
 
     def take_back(
         self, ended: Collection[int], renewed: Collection[int], given_back: Collection[tuple[int, int]]
@@ -258,9 +279,10 @@ class _Desk:
         return [row for row in returned if row[3] != _LATER]
 
     def open(self, queues: Collection[int]) -> None:
-        for number, limits, running, waiting, virtual, spent in _decoded(
+        for number, app_id, limits, running, waiting, virtual, spent in _decoded(
             self._connection.execute(_QUEUES, parameter(queues))
         ):
+            self._app_of[number] = app_id
             self._lines[number] = Line(
                 _limits(limits),
                 running=running,
@@ -324,6 +346,8 @@ class _Desk:
                 self._load_next(number, line, most)
                 let_in = line.settle(self._now, most)
                 granted += let_in
+                if let_in:
+                    self.apps.add(self._app_of[number])
                 if line.is_short or len(let_in) == most:
                     unsettled[number] = line
             self._grant(granted)
@@ -353,12 +377,11 @@ class _Desk:
     def _grant(self, granted: Sequence[Waiting]) -> None:
         if not granted:
             return
-        self.woken = True
         self._connection.execute(_GRANT_TICKETS, parameter([ticket.number for ticket in granted]))
         begins = [instance for instance, task, _ in (ticket.holder for ticket in granted) if task == INSTANCE]
         told = [(instance, event) for instance, task, event in (ticket.holder for ticket in granted) if task >= 0]
         if begins:
-            self._connection.execute(_BEGIN_TURNS, (self._now, parameter(begins)[0]))
+            self._connection.execute(_BEGIN_INSTANCES, (self._now, parameter(begins)[0]))
         if told:
             self._connection.execute(ADD_TO_INBOXES, parameter(told))
             self._connection.execute(_WAKE, parameter(told))
@@ -406,7 +429,7 @@ class _Desk:
                 rows.clear()
             self._connection.execute(_DELETE_IDLE, (number, forget))
 
-    def next_turn(self) -> float | None:
+    def next_grant(self) -> float | None:
         times = (line.wakes_at(self._now) for line in self._lines.values())
         return min((at for at in times if at is not None), default=None)
 

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,8 @@ from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, 
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
 from perdure.base.limits import Limits
+from perdure.components.history.sqlite import claims
+from perdure.components.history.sqlite.bell import Bell
 from perdure.components.history.sqlite.connection import (
     connect,
     file_identity,
@@ -33,16 +34,16 @@ from perdure.components.history.sqlite.connection import (
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.lease_keeper import LeaseKeeper
-from perdure.components.history.sqlite.leases import WorkerLock, end_leases, remove_lock
+from perdure.components.history.sqlite.leases import WorkerLock, end_leases, enrol, is_live, strike_off
 from perdure.components.history.sqlite.listing import expired_keys, in_line, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
-from perdure.components.history.sqlite.queues import NEXT_TURN, declare, differs, grant_due, tickets_of
+from perdure.components.history.sqlite.queues import declare, differs, grant_due
 from perdure.components.history.sqlite.restoring import restore
+from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.writer import Writer
 from perdure.ports.history_store import (
     EVERYTHING,
     NO_BLOBS,
-    NO_TICKETS,
     Appended,
     Claimed,
     Episode,
@@ -50,6 +51,7 @@ from perdure.ports.history_store import (
     InstanceRecord,
     Lease,
     NewInstance,
+    News,
     Restored,
     Signal,
     Started,
@@ -58,30 +60,6 @@ from perdure.ports.tickets import Queue
 
 T = TypeVar("T")
 
-_CLAIM = """
-UPDATE instance SET
-    owner = :token, due = coalesce(due, 0), status = CASE status WHEN 'PENDING' THEN 'RUNNING' ELSE status END
-WHERE key IN (
-    SELECT key FROM instance INDEXED BY instance_due
-    WHERE owner IS NULL AND due <= :now AND workflow IN (SELECT value FROM json_each(:workflows))
-    ORDER BY due, key LIMIT :limit
-)
-RETURNING key
-"""
-_CLAIMED = """
-SELECT json_group_array(json_array(
-    key, id, workflow, (SELECT max(seq) + 1 FROM history WHERE history.instance = taken.key)
-)) FROM (SELECT * FROM instance WHERE key IN (SELECT value FROM json_each(?)) ORDER BY due, key) AS taken
-"""
-_SIGNALS = """
-SELECT json_group_array(json_array(pos, instance, event))
-FROM (SELECT * FROM inbox WHERE instance IN (SELECT value FROM json_each(?)) ORDER BY pos)
-"""
-_OWNED_SIGNALS = """
-SELECT json_group_array(json_array(pos, inbox.instance, event))
-FROM (SELECT * FROM inbox ORDER BY pos) AS inbox
-JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
-"""
 _HISTORY = """
 SELECT json_group_array(json_array(instance, seq, format('%!.17g', at), events))
 FROM (
@@ -122,7 +100,11 @@ class SQLiteHistoryStore:
         self._path = Path(os.path.realpath(path))
         self._lease_seconds = lease_seconds
         self._busy_timeout = busy_timeout
-        self._leases = LeaseKeeper(self._path, lease_seconds)
+        self._bell = Bell(self._path)
+        self._tidings = Tidings(self._bell)
+        self._leases = LeaseKeeper(self._path, lease_seconds, self._bell)
+        self._listeners: list[Callable[[News], None]] = []
+        self._is_enrolled = False
         self._identity: tuple[int, int] | None = None
         self._replaced = False
         self._log_is_doubtful = False
@@ -143,6 +125,8 @@ class SQLiteHistoryStore:
         self._connections.append(writing)
         try:
             migrate(writing, self.name)
+            # From here on the writer waits for locks in its own way.
+            writing.execute("PRAGMA busy_timeout = 0")
             preallocate_log(writing, self._path)
             self._reader = connect(self._path, busy_timeout=self._busy_timeout)
             self._connections.append(self._reader)
@@ -151,9 +135,12 @@ class SQLiteHistoryStore:
             self._close_connections()
             raise
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="perdure-reader")
+        self._tidings = Tidings(self._bell)
         self._writer = Writer(
             writing,
             self.name,
+            self._path,
+            tidings=self._tidings,
             busy_timeout=self._busy_timeout,
             guard=self._before_commit,
             idle=self._renew,
@@ -164,18 +151,21 @@ class SQLiteHistoryStore:
         """Commit what was submitted, then close the file."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            if self._leases.locks:
-                await self._give_up_leases(writer)
+            if self._leases.locks or self._is_enrolled:
+                await self._sign_off(writer)
             await writer.close()
         if self._readers is not None:
             self._readers.shutdown()
             self._readers = None
+        self._listeners.clear()
+        self._bell.close()
+        self._is_enrolled = False
         self._close_connections()
 
-    async def _give_up_leases(self, writer: Writer) -> None:
+    async def _sign_off(self, writer: Writer) -> None:
         """End what nobody left: whoever looks for dead workers need not wait for their time limit."""
         try:
-            await writer.request(Run(self._leases.give_up))
+            await writer.request(Run(self._give_up))
         except StoreError:
             end = WorkerLock.abandon
         else:
@@ -183,6 +173,11 @@ class SQLiteHistoryStore:
         for lock in self._leases.locks.values():
             end(lock)
         self._leases.locks.clear()
+
+    def _give_up(self, connection: sqlite3.Connection) -> None:
+        self._leases.give_up(connection)
+        if self._bell.name is not None:
+            strike_off(connection, self._bell.name)
 
     def _close_connections(self) -> None:
         for connection in self._connections:
@@ -227,37 +222,32 @@ class SQLiteHistoryStore:
                 "another with --store, and start again",
             )
 
-    def _before_commit(self) -> None:
+    def _before_commit(self, patience: float) -> None:
         """Refuse commits that would not last: to a file that is gone, behind a log that may be on no disk."""
         self._require_file()
         if self._log_is_doubtful:
-            rewrite_log(self._connections[0], self._path)
+            rewrite_log(self._connections[0], self._path, patience)
             self._log_is_doubtful = False
 
     # -- leases
 
-    async def join(self, worker: str) -> Lease:
-        """Register a worker under a kernel lock and a lease in the file."""
+    async def join(self, worker: str, app_id: str) -> Lease:
+        """Register a worker of an app under a kernel lock and a lease in the file."""
         lock = WorkerLock(self._path)
-
-        def insert(connection: sqlite3.Connection) -> int:
-            statement = "INSERT INTO worker (name, lock_file, lease_seconds) VALUES (?, ?, ?)"
-            return connection.execute(statement, (worker, lock.path.name, self._lease_seconds)).lastrowid or 0
-
         try:
-            token = await self._change(insert)
+            token = await self._change(lambda connection: self._leases.insert(connection, worker, app_id, lock))
         except BaseException:
             lock.release()
             raise
         self._leases.locks[token] = lock
-        return Lease(token, worker)
+        self._is_enrolled = True
+        return Lease(token, worker, app_id)
 
     async def leave(self, lease: Lease) -> None:
         """End a lease; its instances are free at once."""
-        await self._change(lambda connection: end_leases(connection, [lease.token], recovered=False))
-        lock = self._leases.locks.pop(lease.token, None)
-        if lock is not None:
-            lock.release()
+        self._tidings.serve_no_more(lease)
+        await self._change(lambda connection: end_leases(connection, [lease.token], self._tidings, recovered=False))
+        self._leases.release(lease.token)
 
     async def reap(self) -> int:
         """End the leases of workers whose process is gone or silent."""
@@ -266,21 +256,65 @@ class SQLiteHistoryStore:
             return 0
         # Whatever comes of it: who is not ended now is watched anew.
         self._leases.watch_anew()
-        freed, ended = await self._change(partial(self._leases.end, dead=dead, asked_at=time.monotonic()))
-        for row in ended:
-            remove_lock(self._path.parent / row.lock_file)
+        asked_at = time.monotonic()
+        freed, ended = await self._change(
+            lambda connection: self._leases.end(connection, dead, self._tidings, asked_at)
+        )
+        self._leases.clear_away(ended, dead)
         return freed
 
     def _renew(self, connection: sqlite3.Connection) -> None:
-        if not self._leases.wants_renewal:
-            return
-        try:
-            self._require_file()
-            self._leases.renew(connection)
-        except (sqlite3.Error, StoreError):
-            # The disk is full or the store is locked for a moment: the lease is renewed at the next occasion. Nobody
-            # else can renew his meanwhile: that silence is not counted.
-            self._leases.watch_anew()
+        # A disk that is full or locked for a moment: the lease is renewed at the next occasion, or it is lost and the
+        # fence refuses what comes after.
+        with contextlib.suppress(sqlite3.Error, StoreError):
+            if self._leases.wants_renewal:
+                self._require_file()
+                self._leases.renew(connection, self._busy_timeout)
+
+    async def working_apps(self) -> set[str]:
+        """Return the apps that have a worker with a lease."""
+        statement = "SELECT DISTINCT app_id FROM worker"
+        return await self._read(lambda connection: {row[0] for row in connection.execute(statement)})
+
+    # -- news
+
+    def listen(self, on_news: Callable[[News], None]) -> Callable[[], None] | None:
+        """Be told of what other processes do, by a socket beside the file; None where that cannot be."""
+        if self._writer is None:
+            raise StoreUnavailableError(self.name, "the store is not open")
+        if self._bell.name is None:
+            try:
+                self._bell.hang(self._pass_on)
+            except (OSError, NotImplementedError):
+                return None
+        self._listeners.append(on_news)
+        return partial(self._stop_listening, on_news)
+
+    def _stop_listening(self, on_news: Callable[[News], None]) -> None:
+        if on_news in self._listeners:
+            self._listeners.remove(on_news)
+
+    def _pass_on(self, news: News) -> None:
+        for on_news in list(self._listeners):
+            on_news(news)
+
+    async def watch(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
+        """Return those of the instances that exist, and be told of the end of those that run."""
+        if self._bell.name is None:
+            return await self.find_all(instance_ids)
+        wanted = list(instance_ids)
+
+        def note(connection: sqlite3.Connection) -> dict[str, InstanceRecord]:
+            found = records_by_id(connection, wanted)
+            running = [record.key for record in found.values() if not record.status.finished]
+            parameters = (enrol(connection, self._bell), msgspec.json.encode(running).decode())
+            connection.execute(
+                "INSERT OR IGNORE INTO watch (listener, instance) SELECT ?, value FROM json_each(?)", parameters
+            )
+            return found
+
+        self._is_enrolled = True
+        return await self._change(note)
 
     # -- instances
 
@@ -314,20 +348,18 @@ class SQLiteHistoryStore:
         """Let these limits hold from now on."""
         # Most programs limit nothing: their start needs no commit for that.
         if await self._read(partial(differs, limits=limits)):
-            await self._change(partial(declare, limits=limits, now=now))
+            await self._change(lambda connection: self._tidings.left_to_others(declare(connection, limits, now)))
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
-        """Take over due instances that nobody owns."""
-        names = msgspec.json.encode(list(workflows)).decode()
+        """Take over due instances of the lease's app that nobody owns."""
+        self._tidings.serve(lease, workflows)
 
         def take(connection: sqlite3.Connection) -> list[Claimed] | StaleLeaseError:
-            if connection.execute("SELECT 1 FROM worker WHERE token = ?", (lease.token,)).fetchone() is None:
+            if not is_live(connection, lease):
                 # Returned, not raised: what was refused must not roll the rest of its group back.
-                return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} was taken over")
-            grant_due(connection, now)
-            parameters = {"token": lease.token, "now": now, "workflows": names, "limit": limit}
-            keys = [row[0] for row in connection.execute(_CLAIM, parameters)]
-            return _claimed(connection, keys) if keys else []
+                return self._stale(lease)
+            self._tidings.left_to_others(grant_due(connection, now))
+            return claims.claim(connection, lease, workflows, now, limit)
 
         claimed: list[Claimed] = await self._writing().request(Run(take))
         return claimed
@@ -336,25 +368,18 @@ class SQLiteHistoryStore:
         """Return the signals of the lease's instances."""
 
         def query(connection: sqlite3.Connection) -> list[Signal]:
-            text = connection.execute(_OWNED_SIGNALS, (lease.token,)).fetchone()[0]
-            return sorted((Signal(*row) for row in msgspec.json.decode(text)), key=attrgetter("position"))
+            if not is_live(connection, lease):
+                raise self._stale(lease)
+            return claims.owned_signals(connection, lease)
 
         return await self._read(query)
 
-    async def next_due(self, workflows: Collection[str]) -> float | None:
-        """Return the earliest time at which an instance without owner wants attention."""
-        names = msgspec.json.encode(list(workflows)).decode()
-        statement = (
-            "SELECT due FROM instance WHERE owner IS NULL AND due IS NOT NULL "
-            "AND workflow IN (SELECT value FROM json_each(?)) ORDER BY due LIMIT 1"
-        )
+    def _stale(self, lease: Lease) -> StaleLeaseError:
+        return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} (token {lease.token}) was taken over")
 
-        def query(connection: sqlite3.Connection) -> float | None:
-            row = connection.execute(statement, (names,)).fetchone()
-            (turn,) = connection.execute(NEXT_TURN).fetchone()
-            return min((at for at in (turn, None if row is None else row[0]) if at is not None), default=None)
-
-        return await self._read(query)
+    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+        """Return the earliest time at which an instance of the lease's app without owner wants attention."""
+        return await self._read(lambda connection: claims.next_due(connection, lease, workflows))
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
         """Return whole histories."""
@@ -484,22 +509,3 @@ class SQLiteHistoryStore:
             }
 
         return await self._read(query)
-
-
-def _claimed(connection: sqlite3.Connection, keys: list[int]) -> list[Claimed]:
-    parameter = (msgspec.json.encode(keys).decode(),)
-    signals: dict[int, list[Signal]] = {}
-    tickets = tickets_of(connection, keys)
-    for row in msgspec.json.decode(connection.execute(_SIGNALS, parameter).fetchone()[0]):
-        signals.setdefault(row[1], []).append(Signal(*row))
-    return [
-        Claimed(
-            key=key,
-            instance_id=name,
-            workflow=workflow,
-            next_seq=seq,
-            signals=tuple(signals.get(key, ())),
-            tickets=tickets.get(key, NO_TICKETS),
-        )
-        for key, name, workflow, seq in msgspec.json.decode(connection.execute(_CLAIMED, parameter).fetchone()[0])
-    ]

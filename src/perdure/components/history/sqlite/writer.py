@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -19,6 +20,8 @@ from perdure.base.errors import StoreLockedError, StoreUnavailableError
 from perdure.components.history.sqlite.doubts import Doubts
 from perdure.components.history.sqlite.errors import concerns_all, translated
 from perdure.components.history.sqlite.group import Outcome, Submission, commit_group
+from perdure.components.history.sqlite.tidings import Tidings
+from perdure.components.history.sqlite.turns import holder
 
 Batch = list[tuple[Submission, Callable[[Outcome], None]]]
 Settled = list[tuple[Callable[[Outcome], None], Outcome]]
@@ -39,10 +42,13 @@ class Writer:
     """Commits submissions in the order in which they came, as few transactions as possible.
 
     Args:
-        connection: used by the writer's thread alone.
+        connection: used by the writer alone; it does not wait for locks by itself.
         store: name of the store, for errors.
+        database: its file.
+        tidings: told of what each commit brings to other processes.
         busy_timeout: seconds that the thread waits for another process's write lock; the event loop never does.
-        guard: called before each commit; what it raises refuses the commit.
+        guard: called before each commit, with the seconds that it may wait for another process's write lock; what it
+            raises refuses the commit.
         idle: called in the thread about every ``idle_every`` seconds, whether there is work or not.
         idle_every: seconds between two calls of ``idle``.
     """
@@ -51,16 +57,19 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         store: str,
+        database: Path,
         *,
+        tidings: Tidings,
         busy_timeout: float,
-        guard: Callable[[], None],
+        guard: Callable[[float], None],
         idle: Callable[[sqlite3.Connection], None],
         idle_every: float,
     ) -> None:
         self._connection = connection
         self._store = store
+        self._database = database
+        self._tidings = tidings
         self._busy_timeout = busy_timeout
-        self._patient = True
         self._guard = guard
         self._idle = idle
         self._idle_every = idle_every
@@ -127,8 +136,7 @@ class Writer:
         if self._usual_seconds > QUICK_SECONDS or not self._using.acquire(blocking=False):
             return False
         try:
-            self._wait_for_locks(False)
-            outcomes = self._outcomes(batch)
+            outcomes = self._outcomes(batch, patience=0.0)
         finally:
             self._using.release()
         if isinstance(outcomes[0][1], StoreLockedError):
@@ -148,9 +156,8 @@ class Writer:
                 return
             pieces, last = self._gather(batch)
             with self._using:
-                self._wait_for_locks(True)
                 for begin in range(0, len(batch), MAX_GROUP):
-                    outcomes = self._outcomes(batch[begin : begin + MAX_GROUP])
+                    outcomes = self._outcomes(batch[begin : begin + MAX_GROUP], self._busy_timeout)
                     self._deliver(outcomes, pieces if begin + MAX_GROUP >= len(batch) else 0)
             if last:
                 return
@@ -158,15 +165,7 @@ class Writer:
 
     def _renew(self) -> None:
         with self._using:
-            self._wait_for_locks(True)
             self._idle(self._connection)
-
-    def _wait_for_locks(self, patient: bool) -> None:
-        """Let the connection wait for another process's lock, or not; for who holds ``_using``."""
-        if patient != self._patient:
-            milliseconds = int(self._busy_timeout * 1000) if patient else 0
-            self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            self._patient = patient
 
     def _gather(self, batch: Batch) -> tuple[int, bool]:
         """Add to the batch whatever else waits; return how many pieces it was, and whether the end was among them."""
@@ -182,25 +181,27 @@ class Writer:
             pieces += 1
         return pieces, False
 
-    def _outcomes(self, batch: Batch) -> Settled:
+    def _outcomes(self, batch: Batch, patience: float) -> Settled:
         """Commit a batch and return what is to be told to whom."""
         began = time.perf_counter()
         submissions = [submission for submission, _ in batch]
         try:
-            self._guard()
-            outcomes = commit_group(self._connection, self._store, submissions)
+            self._guard(patience)
+            outcomes = commit_group(self._connection, self._store, submissions, self._tidings, patience=patience)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait for it
+            self._tidings.forget()
             if len(batch) > 1 and not concerns_all(error):
                 # One submission contradicts the store or is too much for it: it must not take the others down.
-                return [settled for item in batch for settled in self._outcomes([item])]
-            outcomes = [self._outcome_of_failure(submissions, error)] * len(batch)
+                return [settled for item in batch for settled in self._outcomes([item], patience)]
+            outcomes = [self._outcome_of_failure(submissions, error, patience)] * len(batch)
         else:
+            self._tidings.tell()
             self._doubts.note_success(submissions)
         if len(batch) == 1:
             self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / 4
         return [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True)]
 
-    def _outcome_of_failure(self, submissions: list[Submission], error: Exception) -> Outcome:
+    def _outcome_of_failure(self, submissions: list[Submission], error: Exception, patience: float) -> Outcome:
         """Return what to tell those whose commit failed."""
         self._doubts.note_failure(submissions, error)
         if isinstance(error, sqlite3.IntegrityError):
@@ -209,7 +210,12 @@ class Writer:
                     return None
             except sqlite3.Error as unreadable:
                 error = unreadable
-        return translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
+        told = translated(self._store, error) if isinstance(error, sqlite3.Error | OverflowError) else error
+        if patience and isinstance(told, StoreLockedError):
+            # Who it is that the others wait for, and what can be done about it.
+            who = holder(self._database)
+            return told if who is None else StoreLockedError(self._store, who)
+        return told
 
     def _deliver(self, outcomes: Settled, pieces: int) -> None:
         # A closed loop belongs to a program that has ended: nobody waits any more.

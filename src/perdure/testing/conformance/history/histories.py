@@ -26,7 +26,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_episodes_are_read_back_in_order_and_to_the_last_digit(self, store: HistoryStore) -> None:
         """Workflow code replays from what load() returns: times and events are exactly those that were appended."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "exact", lease)
         times = [1_753_958_400.1234567, 0.1 + 0.2, 1e-9, 1_700_000_000.0]
         events = TaskScheduled(id=0, name='näme \N{SNOWMAN} \0 "$text"', input=encode([1, "x"]).raw)
@@ -40,7 +40,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_histories_of_several_instances_are_loaded_together(self, store: HistoryStore) -> None:
         """Each key has its own rows; an unknown one has none."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         one, two = await kit.started(store, "one", lease), await kit.started(store, "two", lease)
         await kit.append(store, lease, kit.episode(one, 1, TaskCompleted(task_id=0)))
         histories = await store.load([one, two, 10_000])
@@ -49,7 +49,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_an_episode_is_never_acknowledged_inside_the_call(self, store: HistoryStore) -> None:
         """``done`` comes in a later turn of the event loop, in the order of submission."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "ordered", lease)
         answers: list[int] = []
         all_answered = asyncio.Event()
@@ -70,7 +70,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_a_second_episode_with_the_same_number_is_refused(self, store: HistoryStore) -> None:
         """The first one stays as it is, and goes on being the history."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "fork", lease)
         await kit.append(store, lease, kit.episode(key, 1, TaskCompleted(task_id=1)))
         await kit.is_refused(kit.append(store, lease, kit.episode(key, 1, TaskCompleted(task_id=2))), StaleLeaseError)
@@ -81,8 +81,8 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_a_refused_change_takes_no_other_down(self, store: HistoryStore) -> None:
         """What was submitted in the same moment as a refused start, episode or release is durable all the same."""
-        lease = await store.join("one")
-        gone = await store.join("gone")
+        lease = await store.join("one", kit.APP)
+        gone = await store.join("gone", kit.APP)
         await store.leave(gone)
         keys = [await kit.started(store, f"n{n}", lease) for n in range(3)]
         answers = await asyncio.gather(
@@ -106,7 +106,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_blobs_of_starts_episodes_and_signals_are_read_back(self, store: HistoryStore) -> None:
         """Content is kept by digest, whatever it came with, compressible or not."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         contents = [b"in the start" * 100, bytes(range(256)), b""]
         blobs = {digest(content): content for content in contents}
         addresses = list(blobs)
@@ -120,7 +120,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_writing_a_blob_again_changes_nothing(self, store: HistoryStore) -> None:
         """The first content of a digest stays."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "again", lease)
         address = digest(b"first")
         await kit.append(store, lease, kit.episode(key, 1, blobs={address: b"first"}))
@@ -138,7 +138,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_a_conversation_is_read_back_from_its_links(self, store: HistoryStore) -> None:
         """Two branches share their beginning; each is read back whole."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "talk", lease)
         shared = kit.said("hello", "talk")
         left, right = kit.said("left " * 200, "talk", shared), kit.said("right", "talk", shared)
@@ -153,7 +153,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_writing_a_link_again_changes_nothing(self, store: HistoryStore) -> None:
         """A link's key is its content."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "talk", lease)
         encoded: Encoded = encode(kit.said("hello", "talk"))
         for seq in (1, 2):
@@ -163,7 +163,7 @@ class Histories(kit.Suite):
     @kit.on_open_store
     async def test_a_conversation_without_a_link_is_damage(self, store: HistoryStore) -> None:
         """A gap is reported, never skipped."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "talk", lease)
         whole = kit.said("third", "talk", kit.said("second", "talk", kit.said("first", "talk")))
         links = encode(whole).links

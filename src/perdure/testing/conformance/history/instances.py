@@ -27,12 +27,16 @@ class Instances(kit.Suite):
         """A start creates an instance that runs, is due at its start and has one history row."""
         started = await store.start(kit.new("order-1"))
         assert started == Started(
-            key=started.key, created=True, workflow=kit.WORKFLOW, events=encode_events([kit.STARTED])
+            key=started.key,
+            created=True,
+            app_id=kit.APP,
+            workflow=kit.WORKFLOW,
+            events=encode_events([kit.STARTED]),
         )
         assert await kit.record(store, "order-1") == InstanceRecord(
             key=started.key,
             instance_id="order-1",
-            app_id="suite",
+            app_id=kit.APP,
             workflow=kit.WORKFLOW,
             status=Status.RUNNING,
             created_at=kit.T0,
@@ -51,11 +55,13 @@ class Instances(kit.Suite):
     @kit.on_open_store
     async def test_a_start_with_an_existing_id_changes_nothing(self, store: HistoryStore) -> None:
         """The second start returns the first row, and leaves the instance as it was."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         first = await store.start(kit.new("twice"))
         before = await store.find("twice")
-        second = await store.start(kit.new("twice", lease, at=kit.T0 + 9, workflow="another"))
-        assert second == Started(key=first.key, created=False, workflow=kit.WORKFLOW, events=first.events)
+        second = await store.start(kit.new("twice", lease, at=kit.T0 + 9, workflow="another", app_id="another"))
+        assert second == Started(
+            key=first.key, created=False, app_id=kit.APP, workflow=kit.WORKFLOW, events=first.events
+        )
         assert await store.find("twice") == before
         assert len((await store.load([first.key]))[first.key]) == 1
 
@@ -87,19 +93,22 @@ class Instances(kit.Suite):
         assert await store.instances(InstanceQuery(before=third[-1].key)) == []
 
     @kit.on_open_store
-    async def test_instances_are_listed_by_status_and_workflow(self, store: HistoryStore) -> None:
-        """Both filters hold together."""
-        lease = await store.join("one")
+    async def test_instances_are_listed_by_status_app_and_workflow(self, store: HistoryStore) -> None:
+        """All filters hold together."""
+        lease = await store.join("one", kit.APP)
         await kit.parked(store, "done", lease, kit.COMPLETED)
         await store.start(kit.new("running"))
         await store.start(kit.new("other", workflow="other"))
+        await store.start(kit.new("foreign", app_id="foreign"))
 
         async def ids(**filters: Any) -> list[str]:
             return [one.instance_id for one in await store.instances(InstanceQuery(**filters))]
 
         assert await ids(status=(Status.COMPLETED,)) == ["done"]
         assert await ids(workflow="other") == ["other"]
-        assert await ids(status=(Status.RUNNING,), workflow=kit.WORKFLOW) == ["running"]
+        assert await ids(app_id="foreign") == ["foreign"]
+        assert await ids(status=(Status.RUNNING,), workflow=kit.WORKFLOW) == ["foreign", "running"]
+        assert await ids(status=(Status.RUNNING,), app_id=kit.APP, workflow=kit.WORKFLOW) == ["running"]
 
     @kit.on_open_store
     async def test_the_version_changes_with_every_change(self, store: HistoryStore) -> None:
@@ -109,7 +118,7 @@ class Instances(kit.Suite):
         seen.append(await store.version())
         await store.signal("watched", kit.raised("hello"))
         seen.append(await store.version())
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         await kit.claim(store, lease)
         seen.append(await store.version())
         assert len(set(seen)) == len(seen)

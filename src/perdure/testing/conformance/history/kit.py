@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.base.codec import Link, blob_references
 from perdure.base.conversation import Conversation
@@ -30,6 +30,9 @@ from perdure.ports.history_store import (
     Started,
 )
 
+T = TypeVar("T")
+
+APP = "suite"
 WORKFLOW = "conformance"
 T0 = 1_700_000_000.123457
 """When instances of the suite start: more digits than a careless store keeps."""
@@ -80,10 +83,12 @@ def in_two_lives(
     asyncio.run(live(suite.reopen(store), after))
 
 
-def new(instance_id: str, lease: Lease | None = None, *, at: float = T0, workflow: str = WORKFLOW) -> NewInstance:
+def new(
+    instance_id: str, lease: Lease | None = None, *, at: float = T0, workflow: str = WORKFLOW, app_id: str = APP
+) -> NewInstance:
     """Return an instance to start."""
     events = encode_events([ExecutionStarted(name=workflow)])
-    return NewInstance(instance_id=instance_id, app_id="suite", workflow=workflow, at=at, events=events, lease=lease)
+    return NewInstance(instance_id=instance_id, app_id=app_id, workflow=workflow, at=at, events=events, lease=lease)
 
 
 def episode(key: int, seq: int, *events: AnyEvent, park: Park | None = None, **others: Any) -> Episode:
@@ -126,6 +131,11 @@ async def parked(store: HistoryStore, instance_id: str, lease: Lease, park: Park
     key = await started(store, instance_id, lease)
     await append(store, lease, episode(key, 1, park=park))
     return key
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at once; return what each returned."""
+    return list(await asyncio.gather(*work))
 
 
 async def record(store: HistoryStore, instance_id: str) -> InstanceRecord:

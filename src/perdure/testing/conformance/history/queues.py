@@ -26,11 +26,11 @@ from perdure.ports.history_store import (
     Sending,
     Started,
 )
-from perdure.ports.tickets import Queue, Ticket, Turn
+from perdure.ports.tickets import AttemptTicket, Queue, Ticket
 from perdure.testing.conformance.history import kit
 
-WORKFLOW = Queue("suite", "workflow", kit.WORKFLOW)
-ACTIVITY = Queue("suite", "activity", "pay")
+WORKFLOW = Queue(kit.APP, "workflow", kit.WORKFLOW)
+ACTIVITY = Queue(kit.APP, "activity", "pay")
 ONE = Limits(concurrency=1)
 END = encode_event(ExecutionTerminated())
 
@@ -41,16 +41,18 @@ def new(name: str, limits: Limits | None = ONE, key: str = "", priority: int = 0
     return msgspec.structs.replace(kit.new(name), ticket=ticket, **others)
 
 
-def turn(task: int, limits: Limits = ONE, key: str = "", priority: int = 0) -> Turn:
+def attempt(task: int, limits: Limits = ONE, key: str = "", priority: int = 0) -> AttemptTicket:
     """Return an attempt that takes a ticket."""
     ticket = Ticket(queue=ACTIVITY, limits=limits, key=key, priority=priority)
-    return Turn(task, ticket, kit.raised(f"turn of {task}"))
+    return AttemptTicket(task, ticket, kit.raised(f"turn of {task}"))
 
 
-async def calls(store: HistoryStore, lease: Lease, key: int, seq: int, *turns: Turn, park: bool = False) -> Results:
+async def calls(
+    store: HistoryStore, lease: Lease, key: int, seq: int, *tickets: AttemptTicket, park: bool = False
+) -> Results:
     """Let an instance call limited activities."""
-    parked = Park(status=Status.RUNNING, waits='{"turns":[{"activity":"pay","calls":1}]}', unless_granted=True)
-    changes = Changes(turns=turns)
+    parked = Park(status=Status.RUNNING, waits='{"queued":[{"activity":"pay","calls":1}]}', unless_granted=True)
+    changes = Changes(tickets=tickets)
     return await kit.appended(store, lease, kit.episode(key, seq, changes=changes, park=parked if park else None))
 
 
@@ -77,7 +79,7 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_a_start_beyond_the_limit_waits_and_says_so(self, store: HistoryStore) -> None:
         """It is PENDING, nobody's and not due, whatever lease was named."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         first = await store.start(new("first", lease=lease))
         second = await store.start(new("second", lease=lease))
         assert (first.waits, second.waits, second.created) == (False, True, True)
@@ -85,13 +87,13 @@ class Queues(kit.Suite):
         record = await kit.record(store, "second")
         assert (record.status, record.owner, record.due) == (Status.PENDING, None, None)
         assert await limit_of(store, "second") == {"workflow": kit.WORKFLOW, "concurrency": 1, "ahead": 0}
-        assert await store.next_due([kit.WORKFLOW]) is None
+        assert await store.next_due(lease, [kit.WORKFLOW]) is None
         assert await begun(store, lease, now=kit.T0 * 2) == []
 
     @kit.on_open_store
     async def test_the_end_of_one_lets_the_next_one_in(self, store: HistoryStore) -> None:
         """In the commit of the end, which says so; the first one waiting is due at once."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         keys = [(await store.start(new(name, lease=lease))).key for name in ("a", "b", "c")]
         results = await ends(store, lease, keys[0])
         assert results.woken
@@ -107,7 +109,7 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_the_higher_priority_is_first_then_each_key_in_turn(self, store: HistoryStore) -> None:
         """Within a key, the earlier one; a key with many waits for one with few."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         running = (await store.start(new("running", lease=lease))).key
         for number in range(5):
             await store.start(new(f"a{number}", key="a"))
@@ -127,7 +129,7 @@ class Queues(kit.Suite):
     async def test_a_key_has_a_limit_of_its_own(self, store: HistoryStore) -> None:
         """One that has reached it does not stand in the way of the others."""
         limits = Limits(concurrency=3, per_key=1)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         started = {name: await store.start(new(name, limits, key=name[0], lease=lease)) for name in ("a1", "a2", "b1")}
         assert [one.waits for one in started.values()] == [False, True, False]
         await ends(store, lease, started["b1"].key)
@@ -139,13 +141,13 @@ class Queues(kit.Suite):
     async def test_a_rate_lets_in_so_many_and_the_next_when_its_time_has_come(self, store: HistoryStore) -> None:
         """Until then the store says when that is; ends do not matter to it."""
         limits = Limits(rate=Rate(2, per=60.0))
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         started = [await store.start(new(name, limits, lease=lease)) for name in ("a", "b", "c", "d")]
         assert [one.waits for one in started] == [False, False, True, True]
         results = await ends(store, lease, started[0].key)
-        due = await store.next_due([kit.WORKFLOW])
+        due = await store.next_due(lease, [kit.WORKFLOW])
         assert due is not None
-        assert results.next_turn == due
+        assert results.next_grant == due
         assert kit.T0 + 60 < due <= kit.T0 + 62
         assert await limit_of(store, "c") == {
             "workflow": kit.WORKFLOW, "rate": {"count": 2, "per": 60.0}, "until": due, "ahead": 0
@@ -157,11 +159,11 @@ class Queues(kit.Suite):
     async def test_a_clock_that_was_put_back_delays_a_rate_by_one_period(self, store: HistoryStore) -> None:
         """It does not wait until the clock has come as far again."""
         limits = Limits(rate=Rate(1, per=60.0))
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         for name in ("a", "b", "c"):
             await store.start(new(name, limits, lease=lease))
         assert await begun(store, lease, now=kit.T0 - 7200) == []
-        due = await store.next_due([kit.WORKFLOW])
+        due = await store.next_due(lease, [kit.WORKFLOW])
         assert due is not None
         assert due <= kit.T0 - 7200 + 61
         assert await begun(store, lease, now=due) == ["b"]
@@ -170,7 +172,7 @@ class Queues(kit.Suite):
     async def test_a_start_over_a_full_backlog_is_refused_and_leaves_nothing(self, store: HistoryStore) -> None:
         """The error names the workflow and the size; once there is room, the same start is accepted."""
         limits = Limits(concurrency=1, backlog=1)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         running = (await store.start(new("running", limits, lease=lease))).key
         await store.start(new("waiting", limits))
         content = b"x" * 2000
@@ -187,7 +189,7 @@ class Queues(kit.Suite):
     async def test_a_child_over_a_full_backlog_is_refused_to_its_caller(self, store: HistoryStore) -> None:
         """The caller's inbox gets the failure; a child of which nobody is told waits all the same."""
         limits = Limits(concurrency=1, backlog=0)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         await store.start(new("running", limits, lease=lease))
         caller = await kit.started(store, "caller", lease, workflow="caller")
         refused = ChildStart(new=new("refused", limits), crowded=kit.raised("crowded"))
@@ -208,7 +210,7 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_a_higher_limit_lets_in_at_once_and_a_lower_one_from_then_on(self, store: HistoryStore) -> None:
         """Those that are in stay in; without a limit everybody comes in."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         for number in range(6):
             await store.start(new(f"{number}", key=str(number % 2)))
         await store.declare({WORKFLOW: Limits(concurrency=3)}, kit.T0)
@@ -226,7 +228,7 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_a_changed_limit_of_a_key_counts_for_those_that_wait(self, store: HistoryStore) -> None:
         """A key that was full is not full any more, or the other way round."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         for name in ("a1", "a2", "a3"):
             await store.start(new(name, Limits(per_key=1), key="a"))
         await store.declare({WORKFLOW: Limits(per_key=2)}, kit.T0)
@@ -242,13 +244,13 @@ class Queues(kit.Suite):
         for number in range(1000):
             await store.start(new(f"{number}", key=str(number % 300)))
         await store.declare({WORKFLOW: Limits()}, kit.T0)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         assert len(await store.claim(lease, [kit.WORKFLOW], kit.T0, 2000)) == 1000
 
     @kit.on_open_store
     async def test_a_signal_does_not_begin_what_waits_for_its_turn(self, store: HistoryStore) -> None:
         """It is there when the turn comes; only what ends the instance makes it due before."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         running = (await store.start(new("running", lease=lease))).key
         for name in ("told", "ended", "child"):
             await store.start(new(name, parent="running" if name == "child" else None))
@@ -266,15 +268,15 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_what_begins_later_waits_for_its_turn_from_then_on(self, store: HistoryStore) -> None:
         """Until then it is no part of the line, and the store says when it will be."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         await store.start(new("later", due=kit.T0 + 60))
         assert not (await store.start(new("now", lease=lease))).waits
         await store.start(new("waiting"))
-        assert await store.next_due([kit.WORKFLOW]) == kit.T0 + 60
+        assert await store.next_due(lease, [kit.WORKFLOW]) == kit.T0 + 60
         await store.signal("later", kit.raised("hello"))
         assert await begun(store, lease, now=kit.T0 + 59) == []
         assert await begun(store, lease, now=kit.T0 + 60) == []
-        assert await store.next_due([kit.WORKFLOW]) is None
+        assert await store.next_due(lease, [kit.WORKFLOW]) is None
         assert (await limit_of(store, "later") or {})["ahead"] == 1
         await store.start(new("even later", due=kit.T0 + 90))
         await store.declare({WORKFLOW: Limits(concurrency=10)}, kit.T0 + 61)
@@ -284,10 +286,10 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_an_activity_within_the_limit_is_granted_with_its_episode(self, store: HistoryStore) -> None:
         """The next one is told through its instance's inbox, once the first is given back."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         one, two = await kit.started(store, "one", lease), await kit.started(store, "two", lease)
-        assert (await calls(store, lease, one, 1, turn(0), turn(1))).granted == (0,)
-        assert (await calls(store, lease, two, 1, turn(0))).granted == ()
+        assert (await calls(store, lease, one, 1, attempt(0), attempt(1))).granted == (0,)
+        assert (await calls(store, lease, two, 1, attempt(0))).granted == ()
         results = await kit.appended(store, lease, kit.episode(one, 2, changes=Changes(gives_back=(0,))))
         assert results.woken
         assert [(s.key, s.event) for s in await store.inbox(lease)] == [(one, kit.raised("turn of 1"))]
@@ -299,15 +301,15 @@ class Queues(kit.Suite):
         self, store: HistoryStore
     ) -> None:
         """It stays in hand when one of them was granted at once."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         one, two = await kit.started(store, "one", lease), await kit.started(store, "two", lease)
-        await calls(store, lease, one, 1, turn(0), park=True)
-        await calls(store, lease, two, 1, turn(0), park=True)
+        await calls(store, lease, one, 1, attempt(0), park=True)
+        await calls(store, lease, two, 1, attempt(0), park=True)
         assert (await kit.record(store, "one")).owner == "one"
         record = await kit.record(store, "two")
         assert (record.owner, record.due, record.status) == (None, None, Status.RUNNING)
         assert msgspec.json.decode(record.waits or "") == {
-            "turns": [{"activity": "pay", "calls": 1, "concurrency": 1, "ahead": 0}]
+            "queued": [{"activity": "pay", "calls": 1, "concurrency": 1, "ahead": 0}]
         }
         await kit.append(store, lease, kit.episode(one, 2, changes=Changes(gives_back=(0,))))
         claimed = await kit.claim(store, lease, now=0)
@@ -318,23 +320,23 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_a_claim_says_which_attempts_wait_and_which_are_granted(self, store: HistoryStore) -> None:
         """Also after the death of the worker, which changes nothing about them."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = await kit.started(store, "one", lease)
-        await calls(store, lease, key, 1, turn(3), turn(4))
+        await calls(store, lease, key, 1, attempt(3), attempt(4))
         await store.leave(lease)
-        lease = await store.join("two")
+        lease = await store.join("two", kit.APP)
         (claimed,) = await kit.claim(store, lease)
         assert dict(claimed.tickets) == {3: True, 4: False}
         other = await kit.started(store, "other", lease)
-        assert (await calls(store, lease, other, 1, turn(0))).granted == ()
+        assert (await calls(store, lease, other, 1, attempt(0))).granted == ()
 
     @kit.on_open_store
     async def test_a_waiting_attempt_that_is_withdrawn_gives_its_place_up(self, store: HistoryStore) -> None:
         """The one behind it is next; what was given back twice, or never taken, changes nothing."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         keys = [await kit.started(store, name, lease) for name in ("a", "b", "c")]
         for key in keys:
-            await calls(store, lease, key, 1, turn(0))
+            await calls(store, lease, key, 1, attempt(0))
         results = await kit.appended(store, lease, kit.episode(keys[1], 2, changes=Changes(gives_back=(0, 7))))
         assert not results.woken
         await kit.append(store, lease, kit.episode(keys[1], 3, changes=Changes(gives_back=(0,))))
@@ -344,24 +346,24 @@ class Queues(kit.Suite):
     @kit.on_open_store
     async def test_a_new_generation_needs_none_of_the_attempts_of_the_one_before(self, store: HistoryStore) -> None:
         """The instance's own ticket stays."""
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = (await store.start(new("one", lease=lease))).key
         other = await kit.started(store, "other", lease, workflow="other")
-        await calls(store, lease, key, 1, turn(0))
-        await calls(store, lease, other, 1, turn(0))
+        await calls(store, lease, key, 1, attempt(0))
+        await calls(store, lease, other, 1, attempt(0))
         await kit.append(store, lease, kit.episode(key, 2, changes=Changes(renews=True)))
         assert [signal.key for signal in await store.inbox(lease)] == [other]
         assert (await store.start(new("two"))).waits
-        assert (await calls(store, lease, key, 3, turn(0))).granted == ()
+        assert (await calls(store, lease, key, 3, attempt(0))).granted == ()
 
     @kit.on_open_store
     async def test_a_refused_episode_takes_no_tickets(self, store: HistoryStore) -> None:
         """Nor does it give any back."""
-        lease, other = await store.join("one"), await store.join("two")
+        lease, other = await store.join("one", kit.APP), await store.join("two", kit.APP)
         key, two = await kit.started(store, "one", lease), await kit.started(store, "two", other)
-        await calls(store, lease, key, 1, turn(0))
+        await calls(store, lease, key, 1, attempt(0))
         await store.leave(other)
-        changes = Changes(turns=(turn(0),), gives_back=(0,))
+        changes = Changes(tickets=(attempt(0),), gives_back=(0,))
         await kit.is_refused(kit.append(store, other, kit.episode(two, 1, changes=changes)), Exception)
         (claimed,) = await kit.claim(store, lease)
         assert (claimed.key, dict(claimed.tickets)) == (two, {})
@@ -371,7 +373,7 @@ class Queues(kit.Suite):
         limits = Limits(concurrency=2, per_key=1, rate=Rate(3, per=600.0))
 
         async def before(store: HistoryStore) -> None:
-            lease = await store.join("one")
+            lease = await store.join("one", kit.APP)
             first = (await store.start(new("a1", limits, key="a", lease=lease))).key
             for name in ("a2", "a3", "b1", "b2"):
                 await store.start(new(name, limits, key=name[0]))
@@ -379,7 +381,7 @@ class Queues(kit.Suite):
             await store.leave(lease)
 
         async def after(store: HistoryStore) -> None:
-            lease = await store.join("two")
+            lease = await store.join("two", kit.APP)
             claimed = await kit.claim(store, lease, now=kit.T0 + 1)
             assert [one.instance_id for one in claimed] == ["b1", "a2"]
             for one in claimed:
@@ -395,7 +397,7 @@ class Queues(kit.Suite):
         other = self.reopen(store)
         await other.open()
         try:
-            lease, others = await store.join("one"), await other.join("two")
+            lease, others = await store.join("one", kit.APP), await other.join("two", kit.APP)
             key = (await store.start(new("one", lease=lease))).key
             assert (await other.start(new("two", lease=others))).waits
             await ends(store, lease, key)
@@ -407,7 +409,7 @@ class Queues(kit.Suite):
     async def test_a_restored_instance_waits_for_its_turn_unless_it_has_ended(self, store: HistoryStore) -> None:
         """No backlog refuses it."""
         limits = Limits(concurrency=1, backlog=0)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         running = (await store.start(new("running", limits, lease=lease))).key
         row = (0, kit.T0, kit.new("x").events)
         standing = {"ended": kit.COMPLETED, "fork": Park(status=Status.RUNNING, due=kit.T0)}
@@ -422,7 +424,7 @@ class Queues(kit.Suite):
     async def test_a_repeated_start_takes_no_second_ticket(self, store: HistoryStore) -> None:
         """Nor does one whose id is taken by a run that has ended."""
         limits = Limits(concurrency=2)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         key = (await store.start(new("same", limits, lease=lease))).key
         assert not (await store.start(new("same", limits))).created
         assert not (await store.start(new("second", limits, lease=lease))).waits
@@ -436,7 +438,7 @@ class Queues(kit.Suite):
         """Starts and ends at random: never more than allowed, nobody waits beside a free place."""
         chance = random.Random(7)  # noqa: S311 - a test's dice
         limits = Limits(concurrency=4, per_key=2)
-        lease = await store.join("one")
+        lease = await store.join("one", kit.APP)
         keys: dict[str, str] = {}
         running: dict[str, int] = {}
         waiting: list[str] = []

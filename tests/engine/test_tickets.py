@@ -8,7 +8,7 @@ from perdure.base.codec import decode, encode
 from perdure.base.events import Admission, EventRaised, ExecutionStarted, HistoryRow, RetryPolicy, decode_event
 from perdure.base.limits import Limits
 from perdure.engine.engine_events import GRANTED, NOT_STARTED, QUEUED
-from perdure.engine.turns import given_back, granted_in, turn_of, without_ticket
+from perdure.engine.tickets import claim_of, given_back, granted_in, without_ticket
 from perdure.ports.tickets import Queue, Ticket
 from perdure.workflows.registry import Registry
 
@@ -52,7 +52,7 @@ def test_a_limited_attempt_waits_until_it_is_granted_and_replays_so():
     till = Till(two_calls)
     assert till.execution.queued == {0, 1}
     assert till.execution.only_waits
-    assert till.execution.waits() == {"turns": [{"activity": "pay", "calls": 2}]}
+    assert till.execution.waits() == {"queued": [{"activity": "pay", "calls": 2}]}
     till.feed(granted(1))
     till.crash()
     assert till.execution.queued == {0}
@@ -147,7 +147,7 @@ def test_attempts_that_lost_their_place_queue_anew_and_are_not_taken_for_never_b
 
 def test_a_ticket_says_where_how_and_what_its_grant_tells():
     till = Till(two_calls, key=lambda given: given)
-    turn = turn_of(till.execution, till.decisions.actions[1], "app", LIMITS)
+    turn = claim_of(till.execution, till.decisions.actions[1], "app", LIMITS)
     queue = Queue("app", "activity", "pay")
     assert (turn.task, turn.ticket) == (1, Ticket(queue=queue, limits=LIMITS, key="2"))
     event = decode_event(turn.granted)

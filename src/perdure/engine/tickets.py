@@ -10,10 +10,10 @@ from perdure.base.events import Action, AnyEvent, EventRaised, TaskCompleted, Ta
 from perdure.base.limits import Limits
 from perdure.engine.engine_events import GRANTED
 from perdure.engine.replay import Decisions, Execution
-from perdure.ports.tickets import Queue, Ticket, Turn
+from perdure.ports.tickets import AttemptTicket, Queue, Ticket
 
 
-def turn_of(execution: Execution, scheduled: TaskScheduled, app_id: str, limits: Limits | None) -> Turn:
+def claim_of(execution: Execution, scheduled: TaskScheduled, app_id: str, limits: Limits | None) -> AttemptTicket:
     """Return the ticket that an attempt takes.
 
     Args:
@@ -30,7 +30,7 @@ def turn_of(execution: Execution, scheduled: TaskScheduled, app_id: str, limits:
         key=scheduled.admission.key,
         priority=scheduled.admission.priority,
     )
-    return Turn(scheduled.id, ticket, encode_event(EventRaised(name=GRANTED, input=encode(told).raw)))
+    return AttemptTicket(scheduled.id, ticket, encode_event(EventRaised(name=GRANTED, input=encode(told).raw)))
 
 
 def granted_in(execution: Execution, events: Iterable[AnyEvent]) -> list[TaskScheduled]:

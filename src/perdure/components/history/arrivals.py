@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -43,13 +43,15 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         answers: to the arrivals, in their order; None where nothing is limited.
         backlogs: of the arrivals that were refused, by their place among them.
         woken: whether others got their turn.
-        next_turn: when the next one gets its turn, if that is a matter of time.
+        apps: whose they are.
+        next_grant: when the next one gets its turn, if that is a matter of time.
     """
 
     answers: Sequence[Answer | None] = ()
     backlogs: Mapping[int, int] = {}
     woken: bool = False
-    next_turn: float | None = None
+    apps: Collection[str] = ()
+    next_grant: float | None = None
 
 
 class InLine(msgspec.Struct, frozen=True, gc=False):
@@ -95,8 +97,8 @@ def ahead_of(own: int, priority: int, others: Iterable[tuple[int, int]]) -> int:
     return ahead
 
 
-def with_turns(waits: str | None, lines: Sequence[InLine]) -> str | None:
-    """Return what an instance waits for, with its turns as they stand now.
+def with_places(waits: str | None, lines: Sequence[InLine]) -> str | None:
+    """Return what an instance waits for, with its places in line as they are now.
 
     Args:
         waits: what its last episode said, as JSON text, or None.
@@ -109,9 +111,9 @@ def with_turns(waits: str | None, lines: Sequence[InLine]) -> str | None:
     for line in lines:
         if line.task == INSTANCE:
             said["limit"] = {"workflow": line.queue.name, **_facts(line)}
-    for turn in said.get("turns", ()):
-        found = activities.get(turn["activity"])
-        turn.update({} if found is None else _facts(found))
+    for calls in said.get("queued", ()):
+        found = activities.get(calls["activity"])
+        calls.update({} if found is None else _facts(found))
     return msgspec.json.encode(said).decode()
 
 
