@@ -108,12 +108,12 @@ class StoreNode:
         self._connection = connection
         self._loop = SimulatedLoop(world, self._note_failure)
         self._grants: list[tuple[int, str]] = []
-        self._turn = memory._turn
-        memory._queues = MemoryQueues(self._note_grant)
+        self._granted = memory._granted
+        memory._line = MemoryQueues(self._note_grant)
         self.look("open")
 
     def _note_grant(self, key: int, task: int, event: str | None, now: float) -> None:
-        self._turn(key, task, event, now)
+        self._granted(key, task, event, now)
         if event is not None:
             self._grants.append((key, event))
 
