@@ -16,6 +16,9 @@ from perdure.engine.signals import News
 from perdure.engine.values import merged
 from perdure.ports.history_store import Changes, Signal
 
+_NOT_FROM_THE_INBOX: list[int | None] = [None]
+"""What most episodes begin with: one outcome of an activity."""
+
 NO_TASKS: frozenset[int] = frozenset()
 """Shared by all instances that have nothing limited."""
 
@@ -38,6 +41,8 @@ class Turnout(msgspec.Struct, frozen=True, gc=False):
     @property
     def consumed(self) -> tuple[int, ...]:
         """The inbox positions that an episode of these events takes over."""
+        if self.positions == _NOT_FROM_THE_INBOX:
+            return ()
         return tuple(position for position in self.positions if position is not None)
 
 

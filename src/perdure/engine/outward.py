@@ -76,7 +76,7 @@ def changes_of(
         tickets: the attempts that have a ticket.
         to_queue: attempts that take one though they were decided before.
     """
-    limited = bool(tickets or to_queue or execution.queued)
+    limited = tickets or to_queue or execution.queued
     for event in decisions.events:
         if type(event) in _HANDLERS:
             break

@@ -120,7 +120,8 @@ class Requests(OpenWork):
         """
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
-        _require_policy(retry)
+        if retry is not None:
+            _require_policy(retry)
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
@@ -167,7 +168,8 @@ class Requests(OpenWork):
         """
         if instance_id is not None:
             require_usable_id(instance_id)
-        _require_policy(retry)
+        if retry is not None:
+            _require_policy(retry)
         if self.evicted:
             return "", _unreachable()
         encoded = self._keep(encode(argument, f"the input of child workflow {name!r}"))
@@ -407,8 +409,8 @@ def require_users_event(name: str) -> None:
         raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
 
 
-def _require_policy(retry: RetryPolicy | None) -> None:
-    if retry is not None and not isinstance(retry, RetryPolicy):
+def _require_policy(retry: object) -> None:
+    if not isinstance(retry, RetryPolicy):
         raise UsageError(f"retry_policy is {retry!r:.80}; use a RetryPolicy, or None")
 
 

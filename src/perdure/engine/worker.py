@@ -320,7 +320,7 @@ class Worker:
             self._begin_stall(held, f"{type(error).__name__}: {error}")
             return
         park = self._park(held)
-        if decisions.empty and not turnout.consumed:
+        if not decisions.events and decisions.empty and not turnout.consumed:
             self._nothing_happened(held, park)
             return
         held.busy = True
