@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from perdure.base.events import HistoryRow
+from perdure.base.events import HistoryRow, Status
 from perdure.cli import terminal
 from perdure.cli.apps import load_registry, workflow_names
 from perdure.cli.formats import cleaned, duration, plural
@@ -131,7 +131,17 @@ class JournalledStore(SQLiteHistoryStore):
             self._journal.read(key, rows)
         return histories
 
-    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back, and tell of one that cannot go on."""
-        await super().release(lease, key, due=due, waits=waits, stalled=stalled)
-        self._journal.given_back(key, waits, stalled=stalled)
+        await super().release(lease, key, due=due, waits=waits, stalled=stalled, seen=seen, status=status)
+        self._journal.given_back(key, waits, stalled=stalled and status is None)

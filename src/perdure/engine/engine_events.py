@@ -20,6 +20,9 @@ CANCELLED = "perdure.cancelled"
 TERMINATE = "perdure.terminate"
 """Sent to a child workflow: its caller needs it no longer."""
 
+FORKED = "perdure.forked"
+"""A fork goes its own way from here; the input is what its identifiers and random numbers are made of from now on."""
+
 GRANTED = "perdure.granted"
 """Attempts that waited for their turn got it; the input is an object with their ids as ``tasks``."""
 

@@ -14,7 +14,7 @@ from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
-from perdure.ports.history_store import Changes
+from perdure.ports.history_store import Changes, Signal
 
 NO_TASKS: frozenset[int] = frozenset()
 """Shared by all instances that have nothing limited."""
@@ -63,7 +63,8 @@ class Held:
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
         generation: counts the generations that it has seen here.
-        last_signal: the highest inbox position seen.
+        seen: the highest inbox position that the store has told of.
+        last_signal: the highest inbox position that was put into an episode.
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
         to_start: attempts that begin once the current episode is durable.
@@ -90,6 +91,7 @@ class Held:
         "new_key",
         "next_seq",
         "running",
+        "seen",
         "tickets",
         "timer",
         "to_queue",
@@ -105,6 +107,7 @@ class Held:
         self.execution: Execution | None = None
         self.next_seq = next_seq
         self.generation = 0
+        self.seen = 0
         self.last_signal = 0
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
@@ -133,6 +136,11 @@ class Held:
             self._conversations.update(resolved.conversations)
         if links:
             self._links.extend(links)
+
+    def see(self, signals: Sequence[Signal]) -> None:
+        """Take note of what the store tells of the inbox, oldest first."""
+        if signals:
+            self.seen = max(self.seen, signals[-1].position)
 
     def take_in(self, news: News) -> None:
         """Put signals that this instance has not seen yet into its next episode."""
@@ -252,6 +260,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
             instances in memory takes a quarter of the time at the default of 700; None leaves the setting alone.
+        switch_interval: seconds after which the interpreter lets another thread run; the store's thread waits for the
+            busy event loop after each statement, at the default of 0.005 for longer than the disk takes. A lower
+            setting of the program's own is left alone, and so is any when this is None.
         retention: how long instances of workflows that declare nothing are kept after their end.
         sweep: seconds between two looks for instances that need not be kept any longer.
         put_away: put every function away after each step; a test mode that must change nothing but speed.
@@ -264,6 +275,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000
+    switch_interval: float | None = 0.0002
     retention: Retention = Retention()
     sweep: float = 600.0
     put_away: bool = False

@@ -329,6 +329,7 @@ class Execution(Requests):
 
     def _started(self, event: ExecutionStarted) -> None:
         self.parent = event.parent
+        self.seed = event.seed or self.instance_id
         if event.generation:
             self.generation = event.generation
             self._key_prefix = f"{self.instance_id}/{event.generation}/"
@@ -519,11 +520,8 @@ def _agree(recorded: Action, requested: Action) -> bool:
                 requested.detached,
             )
         case EventSent(), EventSent():
-            return (recorded.id, recorded.instance_id, recorded.name) == (
-                requested.id,
-                requested.instance_id,
-                requested.name,
-            )
+            # Not to whom: a fork has another id, of which ids of others are made.
+            return (recorded.id, recorded.name) == (requested.id, requested.name)
         case TimerCreated(), TimerCreated():
             return (recorded.id, recorded.retry_of) == (requested.id, requested.retry_of)
         case ExecutionCompleted(), ExecutionCompleted():

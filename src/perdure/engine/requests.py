@@ -25,7 +25,7 @@ from perdure.base.events import (
     TimerCreated,
 )
 from perdure.base.ids import require_text, require_usable_id
-from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, PATCHED, TERMINATE
+from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, FORKED, PATCHED, TERMINATE
 from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
 
@@ -45,6 +45,7 @@ class Requests(OpenWork):
         evicted: whether the function is being unwound, so that what it still asks for is nobody's any more.
         custom_status: what the code last set, encoded as JSON; None while it has set nothing.
         attributes: those that the code set since the last episode.
+        seed: what identifiers and random numbers are made of.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Requests(OpenWork):
         "instance_id",
         "now",
         "replaying",
+        "seed",
     )
 
     def __init__(self, instance_id: str) -> None:
@@ -77,6 +79,7 @@ class Requests(OpenWork):
         self.evicted = False
         self.custom_status: str | None = None
         self.attributes: dict[str, Attribute] = {}
+        self.seed = instance_id
         self._next_id = 0
         self._identifiers = 0
         self._key_prefix = f"{instance_id}/"
@@ -262,14 +265,15 @@ class Requests(OpenWork):
             if task.done:
                 continue
             # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            source = task.source
             task.reject(TaskCancelledError(task.reason or "a task"))
-            if isinstance(task.source, list):
-                self.cancel(task.source)
+            if isinstance(source, list):
+                self.cancel(source)
             else:
-                self._withdraw(task)
+                self._withdraw(task, source)
 
-    def _withdraw(self, task: Task[Any]) -> None:
-        match task.source:
+    def _withdraw(self, task: Task[Any], source: object) -> None:
+        match source:
             case Call() as call:
                 if not self._drop_call(call):
                     return
@@ -334,13 +338,19 @@ class Requests(OpenWork):
     def new_uuid(self) -> uuid.UUID:
         """Return an identifier that is the same on every replay, and another one at every call."""
         self._identifiers += 1
-        return uuid.uuid5(_NAMESPACE, f"{self.instance_id}/{self.generation}/{self._identifiers}")
+        return uuid.uuid5(_NAMESPACE, f"{self.seed}/{self.generation}/{self._identifiers}")
 
     def random(self) -> random.Random:
         """Return the run's own source of numbers, the same on every replay; of no use for secrets."""
         if self._random is None:
-            self._random = random.Random(f"{self.instance_id}/{self.generation}")  # noqa: S311 - as it says
+            self._random = random.Random(f"{self.seed}/{self.generation}")  # noqa: S311 - as it says
         return self._random
+
+    def _note_engine_event(self, name: str, value: Any) -> None:
+        if name == FORKED:
+            self.seed, self._random = value, None
+        else:
+            super()._note_engine_event(name, value)
 
     def _note(self, name: str, value: Any) -> None:
         if not self.replaying and not self.evicted:

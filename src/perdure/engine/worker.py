@@ -42,7 +42,7 @@ from perdure.engine.engine_events import NOT_STARTED, QUEUED, STARTED
 from perdure.engine.held import Held, Turnout, WorkerOptions, with_outcomes
 from perdure.engine.outward import changes_of, next_generation
 from perdure.engine.replay import Decisions, Execution, Workflow
-from perdure.engine.signals import News, take_answers
+from perdure.engine.signals import News, suspension_in, take_answers
 from perdure.engine.tickets import granted_in, without_ticket
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import (
@@ -191,6 +191,13 @@ class Worker:
             held.enqueue(ends)
             self._advance(held)
             return
+        reason = suspension_in(news.events)
+        if len(rows) == 1 and reason is not None:
+            # It has not begun, and does not until it is resumed; that is in its inbox, for whoever it is then.
+            held.busy = True
+            waits = msgspec.json.encode({"suspended": reason}).decode()
+            self._chore(self._give_back(held, due=None, waits=waits, stalled=True, status=Status.SUSPENDED))
+            return
         if not self._replayed(held, rows, resolved):
             return
         if len(rows) > 1:
@@ -263,13 +270,18 @@ class Worker:
         waits = msgspec.json.encode({"stalled": why}).decode()
         await self._give_back(held, due=None, waits=waits, stalled=True)
 
-    async def _give_back(self, held: Held, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def _give_back(
+        self, held: Held, *, due: float | None, waits: str | None, stalled: bool, status: Status | None = None
+    ) -> None:
         held.busy = True
         held.abandon()
         lease = self.lease
         while lease is not None and self.lease is lease:
             try:
-                await self._store.release(lease, held.key, due=due, waits=waits, stalled=stalled)
+                seen = held.seen if stalled else None
+                await self._store.release(
+                    lease, held.key, due=due, waits=waits, stalled=stalled, seen=seen, status=status
+                )
                 # What is in its inbox may have made it due at once.
                 self._parked(held.instance_id, None if stalled else 0.0)
                 break

@@ -447,10 +447,27 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back without adding to its history.
 
-        Its inbox makes it due at once, unless it is stalled: then only a further signal does.
+        Args:
+            lease: the owner's.
+            key: the instance.
+            due: when it wants attention, or None; its inbox makes it due at once, unless it is stalled.
+            waits: JSON text of what it waits for, or None.
+            stalled: only a further signal makes it due before that.
+            seen: position of the last signal that is no further one; None for the last one in the inbox.
+            status: where it stands from now on; None for as before.
 
         Raises:
             StaleLeaseError: the lease is no longer valid, or does not own the instance.

@@ -21,7 +21,7 @@ from perdure.base.events import (
     encode_event,
     encode_events,
 )
-from perdure.engine.forking import Cut, answered, as_child_of, cut, recalled
+from perdure.engine.forking import Cut, answered, cut, goes_its_own_way, recalled, taken_over
 from perdure.engine.rules import ticket_of
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Park, Restored
 from perdure.ports.tickets import Ticket
@@ -107,7 +107,8 @@ class _Fork:
         kept = made.rows
         if self._edit.output is msgspec.UNSET or len(path) > 1:
             kept = recalled(made, self._now, given=None if content is None else content.raw, child=child)
-        kept = as_child_of(kept if not base else [first, *kept], parent)
+        kept = taken_over(kept if not base else [first, *kept], instance_id, parent)
+        inbox = [goes_its_own_way(new_id), *inbox]
         fork = self._restored(record, new_id, kept, parent, base=base, inbox=inbox, content=content)
         return [fork, *others]
 

@@ -410,12 +410,23 @@ class MemoryHistoryStore:
         return outcome
 
     @_answered
-    def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back without a history row."""
         instance = self._owned_by(lease, key)
         self._version += 1
-        instance.waits = waits
-        self._disown(instance, 0.0 if instance.inbox and not stalled else due)
+        instance.waits, instance.status = waits, status or instance.status
+        further = any(position > seen for position in instance.inbox) if seen is not None else False
+        self._disown(instance, 0.0 if further or (instance.inbox and not stalled) else due)
 
     @_answered
     def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:

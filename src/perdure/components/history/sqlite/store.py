@@ -76,9 +76,10 @@ WHERE instance = ? AND (seq = 0 OR seq >= base) ORDER BY seq
 _PURGED_AT_ONCE = 100
 _RELEASE = """
 UPDATE instance SET
-    owner = NULL, waits = :waits,
+    owner = NULL, waits = :waits, status = coalesce(:status, status),
     due = CASE
         WHEN NOT :stalled AND EXISTS (SELECT 1 FROM inbox WHERE inbox.instance = instance.key) THEN 0
+        WHEN EXISTS (SELECT 1 FROM inbox WHERE inbox.instance = instance.key AND inbox.pos > :seen) THEN 0
         ELSE :due
     END
 WHERE key = :key AND owner = :token
@@ -327,11 +328,22 @@ class SQLiteHistoryStore:
         """Add an episode to the next group commit."""
         self._writing().submit(Append(lease, episode), done)
 
-    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back without a history row."""
 
         def give_back(connection: sqlite3.Connection) -> StaleLeaseError | None:
             parameters = {"due": due, "waits": waits, "stalled": stalled, "key": key, "token": lease.token}
+            parameters |= {"seen": seen, "status": status}
             if connection.execute(_RELEASE, parameters).rowcount == 1:
                 return None
             # Returned, not raised: what was refused must not roll the rest of its group back.
