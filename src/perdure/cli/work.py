@@ -112,7 +112,7 @@ class JournalledStore(SQLiteHistoryStore):
 
         def told(outcome: Exception | Results | None) -> None:
             if not isinstance(outcome, Exception):
-                self._journal.recorded(episode, (outcome or NO_RESULTS).started)
+                self._journal.recorded(episode, outcome or NO_RESULTS)
             done(outcome)
 
         super().append(lease, episode, told)

@@ -267,7 +267,8 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         owner: name of the worker that executes it, or None.
         due: when it wants attention, or None.
         waits: JSON text of what it waits for, as of its last episode; None while it is busy or finished. Whether it
-            waits for its turn, and how many are before it, is as of now.
+            waits for its turn, and how many are before it, is as of now; long lists and :meth:`HistoryStore.find_all`
+            need not say that.
         recoveries: how many workers died while they owned it.
         parent: id of the instance that called it, or None.
         custom_status: JSON that its code set, or None.
@@ -336,7 +337,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         new: who it is; its first row comes with the others.
         rows: the encoded rows (seq, at, events), in order: the very first one, and those from ``base`` on.
         base: number of the first row of its last generation.
-        park: how it stands: waiting, or ended. A waiting one is due when this says.
+        park: how it stands: waiting, or ended. A waiting one is due when this says; one that is due at a time waits for
+            its turn, too.
         finished_at: when it ended, or None.
         custom_status: JSON that its code set, or None.
         blobs: content that the rows and links refer to and that the store may lack.

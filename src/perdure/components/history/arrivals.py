@@ -43,14 +43,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         answers: to the arrivals, in their order; None where nothing is limited.
         backlogs: of the arrivals that were refused, by their place among them.
         woken: whether others got their turn.
-        apps: whose they are.
+        begun: the app and the workflow of instances among them.
         next_grant: when the next one gets its turn, if that is a matter of time.
     """
 
     answers: Sequence[Answer | None] = ()
     backlogs: Mapping[int, int] = {}
     woken: bool = False
-    apps: Collection[str] = ()
+    begun: Collection[tuple[str, str]] = ()
     next_grant: float | None = None
 
 

@@ -600,7 +600,7 @@ class MemoryHistoryStore:
         self._keep(restored.blobs)
         for link in restored.links:
             self._links.setdefault((link.root, link.depth, link.digest), link)
-        started = self._accept(restored.new, may_be_refused=False, is_limited=not restored.park.status.finished)
+        started = self._accept(restored.new, may_be_refused=False, is_limited=restored.park.due is not None)
         one = self._instances[started.key - 1]
         one.rows = {seq: (at, events) for seq, at, events in restored.rows}
         one.next_seq, one.base = restored.rows[-1][0] + 1, restored.base

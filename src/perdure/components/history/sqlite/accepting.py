@@ -73,7 +73,7 @@ def insert_instances(
         connection: inside a transaction.
         news: the instances.
         never_refused: ids of those that wait however many do so.
-        unlimited: ids of those that need no turn, because they have ended.
+        unlimited: ids of those that need no turn, because they do not begin.
     """
     known = existing_instances(connection, {new.instance_id for new in news})
     replaced = [known.pop(new.instance_id).key for new in news if new.replaces and _has_ended(known, new)]

@@ -238,7 +238,7 @@ def _exchange_tickets(
         renewed=renewed,
         given_back=given_back,
     )
-    tidings.left_to_others(told.apps)
+    tidings.begun(told.begun)
     granted: dict[int, list[int]] = {}
     for (index, _, ticket), answer in zip(tickets, told.answers, strict=True):
         if answer != "waits":

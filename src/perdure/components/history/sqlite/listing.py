@@ -19,12 +19,16 @@ SELECT instance.key, id, instance.app_id, workflow, status, created_at, finished
 FROM instance LEFT JOIN worker ON worker.token = instance.owner
 """
 _RECORDS_BY_ID = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
+_SHOWN_IN_LINE = 200
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(InstanceRecord))
 _HAS_ATTRIBUTE = "instance.key IN (SELECT instance FROM attribute WHERE name = ? AND value = ?)"
 
 
 def in_line(connection: sqlite3.Connection, found: list[InstanceRecord]) -> list[InstanceRecord]:
     """Return instances with their places in line, as they are now, in what they wait for."""
+    if len(found) > _SHOWN_IN_LINE:
+        # Nobody reads so many; each place costs a look at the line.
+        return found
     lines = lines_of(connection, [one.key for one in found if one.owner is None and not one.status.finished])
     return [
         msgspec.structs.replace(one, waits=with_places(one.waits, lines[one.key])) if one.key in lines else one

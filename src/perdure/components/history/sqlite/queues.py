@@ -20,7 +20,7 @@ from perdure.ports.tickets import Queue, Ticket
 
 _WAITS, _GRANTED, _LATER = range(3)
 _AT_ONCE = 256
-_AT_LEAST = 8
+_AT_LEAST = 3
 _FOR_EVER = 1 << 60
 
 _EXISTING_QUEUES = """
@@ -32,7 +32,7 @@ INSERT INTO queue (app_id, kind, name, limits)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)
 """
 _QUEUES = """
-SELECT json_group_array(json_array(number, app_id, limits, running, waiting, virtual, spent)) FROM queue
+SELECT json_group_array(json_array(number, app_id, name, limits, running, waiting, virtual, spent)) FROM queue
 WHERE number IN (SELECT value FROM json_each(?))
 """
 _SAVE_QUEUE = "UPDATE queue SET running = ?, waiting = ?, virtual = ?, spent = ?, wake_at = ? WHERE number = ?"
@@ -161,7 +161,8 @@ def exchange_tickets(
         {
             *((row[1], row[2]) for row in returned),
             *((number, one.ticket.key) for number, one in zip(numbers, arrivals, strict=True) if number is not None),
-        }
+        },
+        len(returned),
     )
     desk.note_returned(returned)
     desk.settle()
@@ -170,8 +171,8 @@ def exchange_tickets(
     return Outcome(
         answers=answers,
         backlogs={place: desk.backlog(numbers[place]) for place, said in enumerate(answers) if said == "refused"},
-        woken=bool(desk.apps),
-        apps=desk.apps,
+        woken=desk.woken,
+        begun=desk.begun,
         next_grant=desk.next_grant(),
     )
 
@@ -182,8 +183,8 @@ def differs(connection: sqlite3.Connection, limits: Mapping[Queue, Limits]) -> b
     return any(given != known[queue][1] if queue in known else given.any for queue, given in limits.items())
 
 
-def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now: float) -> set[str]:
-    """Let these limits hold from now on; return the apps that this may concern."""
+def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now: float) -> Collection[tuple[str, str]]:
+    """Let these limits hold from now on; return the app and the workflow of instances that begin with that."""
     known = _known(connection, limits)
     fresh = [_queue_row(queue, given) for queue, given in limits.items() if queue not in known and given.any]
     if fresh:
@@ -194,22 +195,22 @@ def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now:
         virtual = connection.execute("SELECT virtual FROM queue WHERE number = ?", (number,)).fetchone()[0]
         connection.execute(_STAND_ANEW, {"per_key": given.per_key, "virtual": virtual, "queue": number})
     told = exchange_tickets(connection, now, settle=[number for number, _ in changed])
-    return set(told.apps)
+    return told.begun
 
 
-def grant_due(connection: sqlite3.Connection, now: float) -> set[str]:
+def grant_due(connection: sqlite3.Connection, now: float) -> Collection[tuple[str, str]]:
     """Let those stand in line whose time has come, and grant what waited for a time that has come.
 
     Returns:
-        the apps that this may concern.
+        the app and the workflow of instances that begin with that.
     """
     if not connection.execute(_ANY_GRANT, (now,)).fetchone()[0]:
-        return set()
+        return ()
     due = _decoded(connection.execute(_DUE_TICKETS, (now,)))
     # A time that is too far away was set by a clock that has been put back since.
     waking = [row[0] for row in connection.execute(_WAKING_QUEUES, (now, now))]
     if not due and not waking:
-        return set()
+        return ()
     connection.execute(_DELETE_TICKETS, parameter([row[0] for row in due]))
     queues = {number: queue for queue, number in _all_queues(connection).items()}
     arrivals = [
@@ -222,7 +223,8 @@ def grant_due(connection: sqlite3.Connection, now: float) -> set[str]:
     ]
     if granted:
         connection.execute(_BEGIN_INSTANCES, (now, parameter(granted)[0]))
-    return {queues[queue].app_id for _, queue, *_ in due} | set(outcome.apps)
+    later = {(queues[queue].app_id, queues[queue].name) for _, queue, *_ in due}
+    return later.union(outcome.begun)
 
 
 def next_grant(connection: sqlite3.Connection, app_id: str) -> float | None:
@@ -262,11 +264,12 @@ class _Desk:
     """The queues that a transaction concerns."""
 
     def __init__(self, connection: sqlite3.Connection, now: float) -> None:
-        self.apps: set[str] = set()
+        self.woken = False
+        self.begun: set[tuple[str, str]] = set()
         self._connection = connection
         self._now = now
         self._lines: dict[int, Line] = {}
-        self._app_of: dict[int, str] = {}
+        self._names: dict[int, tuple[str, str]] = {}
 
     def take_back(
         self, ended: Collection[int], renewed: Collection[int], given_back: Collection[tuple[int, int]]
@@ -279,10 +282,10 @@ class _Desk:
         return [row for row in returned if row[3] != _LATER]
 
     def open(self, queues: Collection[int]) -> None:
-        for number, app_id, limits, running, waiting, virtual, spent in _decoded(
+        for number, app_id, name, limits, running, waiting, virtual, spent in _decoded(
             self._connection.execute(_QUEUES, parameter(queues))
         ):
-            self._app_of[number] = app_id
+            self._names[number] = app_id, name
             self._lines[number] = Line(
                 _limits(limits),
                 running=running,
@@ -291,9 +294,9 @@ class _Desk:
                 spent=msgspec.json.decode(spent, type=Spent),
             )
 
-    def load(self, keys: Iterable[tuple[int, str]]) -> None:
-        """Load the places of some keys, and their first tickets."""
-        self._seat(_decoded(self._connection.execute(_PLACES, parameter(keys))), _AT_ONCE)
+    def load(self, keys: Iterable[tuple[int, str]], tickets: int) -> None:
+        """Load the places of some keys, and the first of their tickets, about as many as given in all."""
+        self._seat(_decoded(self._connection.execute(_PLACES, parameter(keys))), tickets)
 
     def _seat(self, rows: Sequence[Any], tickets: int) -> None:
         places = {
@@ -346,8 +349,8 @@ class _Desk:
                 self._load_next(number, line, most)
                 let_in = line.settle(self._now, most)
                 granted += let_in
-                if let_in:
-                    self.apps.add(self._app_of[number])
+                if let_in and let_in[0].holder[1] == INSTANCE:
+                    self.begun.add(self._names[number])
                 if line.is_short or len(let_in) == most:
                     unsettled[number] = line
             self._grant(granted)
@@ -370,13 +373,14 @@ class _Desk:
             for place in line.places.values()
             if place.waiting and place.first() is None
         }
-        self._fill(empty, _AT_LEAST)
+        self._fill(empty, 3 * _AT_LEAST)
         for (number, _), place in empty.items():
             self._lines[number].seat(place)
 
     def _grant(self, granted: Sequence[Waiting]) -> None:
         if not granted:
             return
+        self.woken = True
         self._connection.execute(_GRANT_TICKETS, parameter([ticket.number for ticket in granted]))
         begins = [instance for instance, task, _ in (ticket.holder for ticket in granted) if task == INSTANCE]
         told = [(instance, event) for instance, task, event in (ticket.holder for ticket in granted) if task >= 0]

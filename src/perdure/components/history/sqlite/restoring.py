@@ -27,8 +27,9 @@ def restore(connection: sqlite3.Connection, restored: Sequence[Restored]) -> boo
     if existing_instances(connection, {one.new.instance_id for one in restored}):
         return False
     ids = {one.new.instance_id for one in restored}
-    ended = {one.new.instance_id for one in restored if one.park.status.finished}
-    started = insert_instances(connection, [one.new for one in restored], never_refused=ids, unlimited=ended)
+    # One that does not begin by itself, ended or not, needs no turn.
+    idle = {one.new.instance_id for one in restored if one.park.due is None}
+    started = insert_instances(connection, [one.new for one in restored], never_refused=ids, unlimited=idle)
     for one, outcome in zip(restored, started, strict=True):
         assert isinstance(outcome, Started)
         _fill(connection, outcome, one)

@@ -360,7 +360,7 @@ class SQLiteHistoryStore:
         """Let these limits hold from now on."""
         # Most programs limit nothing: their start needs no commit for that.
         if await self._read(partial(differs, limits=limits)):
-            await self._change(lambda connection: self._tidings.left_to_others(declare(connection, limits, now)))
+            await self._change(lambda connection: self._tidings.begun(declare(connection, limits, now)))
 
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances of the lease's app that nobody owns."""
@@ -370,7 +370,7 @@ class SQLiteHistoryStore:
             if not is_live(connection, lease):
                 # Returned, not raised: what was refused must not roll the rest of its group back.
                 return self._stale(lease)
-            self._tidings.left_to_others(grant_due(connection, now))
+            self._tidings.begun(grant_due(connection, now))
             return claims.claim(connection, lease, workflows, now, limit)
 
         claimed: list[Claimed] = await self._writing().request(Run(take))

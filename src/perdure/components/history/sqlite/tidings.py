@@ -59,6 +59,10 @@ class Tidings:
         """Note apps of which something became due that nobody owns, and that is for whoever comes first."""
         self._apps.update(app_ids)
 
+    def begun(self, workflows: Iterable[tuple[str, str]]) -> None:
+        """Note workflows (app, name) of which instances got their turn and are due."""
+        self._apps.update(app_id for app_id, name in workflows if not self._is_served(app_id, name))
+
     def finished(self, keys: Iterable[int]) -> None:
         """Note instances that ended."""
         self._finished.extend(keys)
