@@ -228,6 +228,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
             instances in memory takes a quarter of the time at the default of 700; None leaves the setting alone.
+        switch_interval: seconds after which the interpreter lets another thread run; the store's thread waits for the
+            busy event loop after each statement, at the default of 0.005 for longer than the disk takes. A lower
+            setting of the program's own is left alone, and so is any when this is None.
         retention: how long instances of workflows that declare nothing are kept after their end.
         sweep: seconds between two looks for instances that need not be kept any longer.
         put_away: put every function away after each step; a test mode that must change nothing but speed.
@@ -240,6 +243,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000
+    switch_interval: float | None = 0.0002
     retention: Retention = Retention()
     sweep: float = 600.0
     put_away: bool = False

@@ -255,14 +255,15 @@ class Requests(OpenWork):
             if task.done:
                 continue
             # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            source = task.source
             task.reject(TaskCancelledError(task.reason or "a task"))
-            if isinstance(task.source, list):
-                self.cancel(task.source)
+            if isinstance(source, list):
+                self.cancel(source)
             else:
-                self._withdraw(task)
+                self._withdraw(task, source)
 
-    def _withdraw(self, task: Task[Any]) -> None:
-        match task.source:
+    def _withdraw(self, task: Task[Any], source: object) -> None:
+        match source:
             case Call() as call:
                 if not self._drop_call(call):
                     return

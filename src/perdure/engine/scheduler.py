@@ -152,7 +152,8 @@ class Scheduler:
 
     async def _look(self, seen: int, *, certainly: bool) -> None:
         """Take up what there is, if anything was changed or there is another reason."""
-        version = await self._store.version()
+        # With another reason the number is not worth its time: the next look of its own accord finds it changed.
+        version = seen if certainly else await self._store.version()
         if certainly or version != seen:
             delivered = await self._deliver_signals()
             await self._claim()

@@ -8,6 +8,7 @@ import datetime as dt
 import gc
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -133,6 +134,7 @@ class EmbeddedRuntime:
 
     async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
+        _share_interpreter(self._options.switch_interval)
         add_schedules(self.registry)
         name = f"{self._name}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
@@ -489,6 +491,11 @@ class EmbeddedRuntime:
             raise InstanceNotFoundError(instance_id)
         self.look_for_work()
         return status
+
+
+def _share_interpreter(interval: float | None) -> None:
+    if interval is not None and interval < sys.getswitchinterval():
+        sys.setswitchinterval(interval)
 
 
 def _calm_garbage_collector(threshold: int | None) -> None:

@@ -188,3 +188,25 @@ def test_a_worker_that_goes_on_in_time_keeps_its_lease(tmp_path: Path):
             await other.close()
 
     with_store(path, watch, lease_seconds=0.4)
+
+
+@pytest.mark.parametrize("name", ["../victim", "victim", "perdure.db-worker-/../../victim", None])
+def test_lock_files_in_the_database_lead_to_no_other_file(tmp_path: Path, name: str | None):
+    folder = tmp_path / "store"
+    (folder / "perdure.db-worker-").mkdir(parents=True)
+    victims = [tmp_path / "victim", folder / "victim"]
+    for victim in victims:
+        victim.touch()
+
+    async def bury(store: SQLiteHistoryStore) -> None:
+        statement = "INSERT INTO worker (name, lock_file, lease_seconds) VALUES ('dead', ?, 3600)"
+        with closing(sqlite3.connect(folder / "perdure.db", isolation_level=None)) as connection:
+            connection.execute(statement, (name,))
+            await store.reap()
+            assert connection.execute("SELECT count(*) FROM worker").fetchone() == (1,)
+            connection.execute("UPDATE worker SET lease_seconds = 0")
+            await store.reap()
+            assert connection.execute("SELECT count(*) FROM worker").fetchone() == (0,)
+
+    with_store(folder / "perdure.db", bury)
+    assert all(victim.exists() for victim in victims)

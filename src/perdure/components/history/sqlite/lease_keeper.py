@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -56,6 +57,7 @@ class LeaseKeeper:
     def __init__(self, database: Path, lease_seconds: float, bell: Bell) -> None:
         self.locks: dict[int, WorkerLock] = {}
         self._folder = database.parent
+        self._prefix = f"{database.name}-worker-"
         self._lease_seconds = lease_seconds
         self._bell = bell
         self._renewed_at = 0.0
@@ -148,9 +150,17 @@ class LeaseKeeper:
     def clear_away(self, ended: list[LeaseRow], dead: Dead) -> None:
         """Remove the files that the dead left."""
         for row in ended:
-            remove_lock(self._folder / row.lock_file)
+            lock = self._lock_of(row)
+            if lock is not None:
+                remove_lock(lock)
         for name in dead.bells:
             self._bell.remove(name)
 
     def _is_gone(self, row: LeaseRow) -> bool:
-        return is_abandoned(self._folder / row.lock_file)
+        lock = self._lock_of(row)
+        return lock is not None and is_abandoned(lock)
+
+    def _lock_of(self, row: LeaseRow) -> Path | None:
+        # Names come out of the database, and lead to no other file, whatever is written there.
+        name = row.lock_file or ""
+        return self._folder / name if name.startswith(self._prefix) and os.sep not in name else None

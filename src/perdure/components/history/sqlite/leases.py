@@ -45,7 +45,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False):
     """
 
     token: int
-    lock_file: str
+    lock_file: str | None
     lease_seconds: float
     renewals: int
 

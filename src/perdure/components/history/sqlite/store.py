@@ -133,6 +133,7 @@ class SQLiteHistoryStore:
             self._close_connections()
             raise
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="perdure-reader")
+        self._tidings = Tidings(self._bell)
         self._writer = Writer(
             writing,
             self.name,

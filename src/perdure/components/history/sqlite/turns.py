@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-_FIRST_STEP, _LONGEST_STEP = 0.0001, 0.002
+_FIRST_STEP, _LONGEST_STEP = 0.0001, 0.001
 _WRITE_LOCK_BYTE = 120
 """Where SQLite locks the ``-shm`` file for writing; part of its file format."""
 
