@@ -182,6 +182,7 @@ class ProgramWorkflow:
 
     def __init__(self, program: Node, name: str = "program") -> None:
         self.name, self.keys, self.retention, self.newest = name, (name,), None, self
+        self.rules = None
         self._program = program
 
     def begin(self, execution: Execution, argument: Any) -> Generator[Any, Any, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from perdure.cli.options import AppIdOption, StoreOption, leave_if_busy
 from perdure.cli.terminal import report_warnings
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.hosting.background import new_event_loop
-from perdure.ports.history_store import Appended, Claimed, Episode, Lease, Started
+from perdure.ports.history_store import NO_RESULTS, Appended, Claimed, Episode, Lease, Results
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.location import app_id_of, store_path
 from perdure.workflows.registry import Registry
@@ -110,9 +110,9 @@ class JournalledStore(SQLiteHistoryStore):
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode, and tell of it once it is durable."""
 
-        def told(outcome: Exception | Sequence[Started] | None) -> None:
+        def told(outcome: Exception | Results | None) -> None:
             if not isinstance(outcome, Exception):
-                self._journal.recorded(episode, outcome or ())
+                self._journal.recorded(episode, (outcome or NO_RESULTS).started)
             done(outcome)
 
         super().append(lease, episode, told)

@@ -14,7 +14,10 @@ from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
-from perdure.ports.history_store import Signal
+from perdure.ports.history_store import Changes, Signal
+
+NO_TASKS: frozenset[int] = frozenset()
+"""Shared by all instances that have nothing limited."""
 
 
 class Turnout(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +68,9 @@ class Held:
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
         to_start: attempts that begin once the current episode is durable.
+        to_queue: attempts that take a ticket with the next episode, though they were decided before.
+        tickets: the attempts that have a ticket.
+        admitted: the attempts whose ticket was granted at once, which the history does not tell.
         timer: the armed wake-up for the next timer.
     """
 
@@ -74,6 +80,7 @@ class Held:
         "_events",
         "_links",
         "_positions",
+        "admitted",
         "busy",
         "execution",
         "generation",
@@ -85,7 +92,9 @@ class Held:
         "next_seq",
         "running",
         "seen",
+        "tickets",
         "timer",
+        "to_queue",
         "to_start",
         "workflow",
     )
@@ -103,6 +112,9 @@ class Held:
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
         self.to_start: list[TaskScheduled] = []
+        self.to_queue: list[TaskScheduled] = []
+        self.tickets: frozenset[int] = NO_TASKS
+        self.admitted: frozenset[int] = NO_TASKS
         self.timer: asyncio.TimerHandle | None = None
         self._events: list[AnyEvent] = []
         self._blobs: dict[str, bytes] = {}
@@ -179,6 +191,7 @@ class Held:
         self.abandon()
         self.generation += 1
         self.to_start.clear()
+        self.tickets = self.admitted = NO_TASKS
         waiting = zip(self._events, self._positions, strict=True)
         outside = [(event, position) for event, position in waiting if position is not None]
         self._events = [event for event, _ in outside]
@@ -188,6 +201,25 @@ class Held:
     def is_of_other_code(self) -> bool:
         """Whether it has gone on with code that this workflow does not follow."""
         return self.kept_under not in self.workflow.keys and self.next_seq > 1
+
+    def note_tickets(self, changes: Changes, granted: Sequence[int]) -> None:
+        """Take note of the tickets that an episode took and gave back, and of those that were granted at once."""
+        if changes.tickets or changes.gives_back:
+            taken = frozenset(one.task for one in changes.tickets)
+            self.tickets = (self.tickets | taken) - frozenset(changes.gives_back)
+            self.admitted = self.admitted - frozenset(changes.gives_back)
+        if granted:
+            self.admit(granted)
+        if self.to_queue:
+            self.to_start.extend(one for one in self.to_queue if one.id in granted)
+            self.to_queue = []
+
+    def admit(self, tasks: Sequence[int]) -> None:
+        """Take note of attempts that got their turn without an event in the history."""
+        if tasks:
+            self.admitted = self.admitted | frozenset(tasks)
+            if self.execution is not None:
+                self.execution.queued.difference_update(tasks)
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""

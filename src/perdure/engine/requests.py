@@ -15,6 +15,7 @@ from perdure.base.codec import ConversationKey, Encoded, Link, Reference, encode
 from perdure.base.errors import TaskCancelledError, UsageError
 from perdure.base.events import (
     Action,
+    Admission,
     Called,
     EventRaised,
     EventSent,
@@ -101,6 +102,7 @@ class Requests(OpenWork):
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         convert: Convert | None = None,
+        admission: Admission | None = None,
     ) -> Task[Any]:
         """Decide to call an activity.
 
@@ -110,6 +112,7 @@ class Requests(OpenWork):
             retry: recorded with the call.
             timeout: seconds that one attempt may take.
             convert: turns the plain result into what the code expects, such as a model.
+            admission: how each attempt waits for its turn; None when nothing limits it.
 
         Raises:
             NotSerializableError: the argument is not data.
@@ -121,9 +124,13 @@ class Requests(OpenWork):
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
-        scheduled = TaskScheduled(id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout)
+        scheduled = TaskScheduled(
+            id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout, admission=admission
+        )
         call = Call(scheduled, self.now, convert)
         self._calls[scheduled.id] = call
+        if admission is not None:
+            self.queued.add(scheduled.id)
         self._requested.append(scheduled)
         return call.task
 
@@ -137,6 +144,7 @@ class Requests(OpenWork):
         retry: RetryPolicy | None = None,
         convert: Convert | None = None,
         detached: bool = False,
+        admission: Admission | None = None,
     ) -> tuple[str, Task[Any]]:
         """Decide to call a child workflow.
 
@@ -148,6 +156,7 @@ class Requests(OpenWork):
             retry: recorded with the call; each attempt is another instance.
             convert: turns the plain result into what the code expects, such as a model.
             detached: start it, and be told nothing of its end; its task is finished at once.
+            admission: how it waits for its turn; None when nothing is known to limit it.
 
         Returns:
             the child's id, and the task of its result.
@@ -171,6 +180,7 @@ class Requests(OpenWork):
             app_id=app_id,
             detached=detached,
             retry=retry,
+            admission=admission,
         )
         self._requested.append(created)
         call = Call(created, self.now, convert)

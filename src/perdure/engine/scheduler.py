@@ -281,4 +281,5 @@ class Scheduler:
             histories.update(await self._store.load([other.key for other in cold]))
         rows = histories[instance.key]
         resolved = await resolve_history(self._store, rows)
-        self._worker.recover(held, rows, resolved, await read_signals(self._store, instance.signals))
+        news = await read_signals(self._store, instance.signals)
+        self._worker.recover(held, rows, resolved, news, instance.tickets)

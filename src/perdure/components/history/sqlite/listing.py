@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from perdure.base.events import Status
+from perdure.components.history.arrivals import with_places
+from perdure.components.history.sqlite.queues import lines_of
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
 
 _RECORD = """
@@ -19,6 +21,15 @@ FROM instance LEFT JOIN worker ON worker.token = instance.owner
 _RECORDS_BY_ID = f"{_RECORD} WHERE instance.id IN (SELECT value FROM json_each(?))"  # noqa: S608 - no foreign text
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(InstanceRecord))
 _HAS_ATTRIBUTE = "instance.key IN (SELECT instance FROM attribute WHERE name = ? AND value = ?)"
+
+
+def in_line(connection: sqlite3.Connection, found: list[InstanceRecord]) -> list[InstanceRecord]:
+    """Return instances with their places in line, as they are now, in what they wait for."""
+    lines = lines_of(connection, [one.key for one in found if one.owner is None and not one.status.finished])
+    return [
+        msgspec.structs.replace(one, waits=with_places(one.waits, lines[one.key])) if one.key in lines else one
+        for one in found
+    ]
 
 
 def records_by_id(connection: sqlite3.Connection, instance_ids: list[str]) -> dict[str, InstanceRecord]:
@@ -81,7 +92,7 @@ def _newest(
     where = " WHERE " + " AND ".join(text for text, _ in conditions) if conditions else ""
     values = [value for _, values in conditions for value in values]
     statement = f"{_RECORD}{where} ORDER BY instance.key DESC LIMIT ?"
-    return [_record(row) for row in connection.execute(statement, (*values, query.limit))]
+    return in_line(connection, [_record(row) for row in connection.execute(statement, (*values, query.limit))])
 
 
 _EXPIRED = """

@@ -20,6 +20,7 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, StoreUnavailableError
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
+from perdure.base.limits import Limits
 from perdure.components.history.sqlite import claims
 from perdure.components.history.sqlite.bell import Bell
 from perdure.components.history.sqlite.connection import (
@@ -34,8 +35,9 @@ from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.lease_keeper import LeaseKeeper
 from perdure.components.history.sqlite.leases import WorkerLock, end_leases, enrol, is_live, strike_off
-from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
+from perdure.components.history.sqlite.listing import expired_keys, in_line, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
+from perdure.components.history.sqlite.queues import declare, differs, grant_due
 from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.writer import Writer
@@ -54,6 +56,7 @@ from perdure.ports.history_store import (
     Signal,
     Started,
 )
+from perdure.ports.tickets import Queue
 
 T = TypeVar("T")
 
@@ -353,6 +356,12 @@ class SQLiteHistoryStore:
         outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs))
         return outcome
 
+    async def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
+        """Let these limits hold from now on."""
+        # Most programs limit nothing: their start needs no commit for that.
+        if await self._read(partial(differs, limits=limits)):
+            await self._change(lambda connection: self._tidings.left_to_others(declare(connection, limits, now)))
+
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances of the lease's app that nobody owns."""
         self._tidings.serve(lease, workflows)
@@ -361,6 +370,7 @@ class SQLiteHistoryStore:
             if not is_live(connection, lease):
                 # Returned, not raised: what was refused must not roll the rest of its group back.
                 return self._stale(lease)
+            self._tidings.left_to_others(grant_due(connection, now))
             return claims.claim(connection, lease, workflows, now, limit)
 
         claimed: list[Claimed] = await self._writing().request(Run(take))
@@ -440,7 +450,11 @@ class SQLiteHistoryStore:
 
     async def find(self, instance_id: str) -> InstanceRecord | None:
         """Return one instance, or None."""
-        return (await self.find_all([instance_id])).get(instance_id)
+
+        def query(connection: sqlite3.Connection) -> list[InstanceRecord]:
+            return in_line(connection, list(records_by_id(connection, [instance_id]).values()))
+
+        return next(iter(await self._read(query)), None)
 
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""
