@@ -73,6 +73,8 @@ class LeaseKeeper:
 
     def keep(self, token: int, lock: WorkerLock) -> None:
         """Keep a lease alive from now on, whose worker took the lock before it was inserted."""
+        if not self.locks:
+            self._renewed_at = lock.taken_at
         self.locks[token] = lock
         self._shown_at[token] = lock.taken_at
 
