@@ -33,7 +33,7 @@ unit: venv ## tests, with the coverage gates
 bench: venv ## every benchmark on uvloop, one JSON line each
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --uvloop || exit 1; done
 
-chaos: venv ## random kills under load, new seeds for the simulation, power cuts on a disk that fails
+chaos: venv ## random kills and stops under load, new seeds for the simulation, power cuts on a disk that fails
 	$(BIN)/python -m pytest -m chaos tests/chaos tests/simulation tests/misfortunes -s
 
 format: venv ## put the sources into the project's format

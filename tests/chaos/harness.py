@@ -113,10 +113,11 @@ class Records:
     @property
     def completed_keys(self) -> set[str]:
         """The idempotency keys of all activities whose completion is recorded."""
-        return {key for name, rows in self.histories.items() for key in _completed(name, rows)}
+        return {key for name, rows in self.histories.items() for key in completed_keys(name, rows)}
 
 
-def _completed(instance_id: str, rows: Iterable[HistoryRow]) -> list[str]:
+def completed_keys(instance_id: str, rows: Iterable[HistoryRow]) -> list[str]:
+    """Return the idempotency keys of the activities whose completion a history records."""
     keys: dict[int, str] = {}
     found: list[str] = []
     generation = ""

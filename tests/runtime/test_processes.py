@@ -166,6 +166,26 @@ def test_a_process_that_was_stopped_for_too_long_is_fenced_out_and_begins_anew(p
     asyncio.run(run())
 
 
+def test_a_process_that_loses_its_lease_right_after_a_commit_begins_nothing_of_what_that_decided(place: Place):
+    async def run() -> None:
+        place.gate.touch()
+        async with place.runtime() as client:
+            with Worker(place, lease_seconds=0.5) as stopped:
+                (first_lease,) = place.leases()
+                await stopped.will_stop_at("episode.after_commit")
+                await client.start("one_step", 1, instance_id="one")
+                await stopped.has_stopped()
+                with Worker(place, lease_seconds=0.5) as heir:
+                    assert await client.wait("one", PATIENCE) == 1
+                    stopped.go_on()
+                    await until(lambda: any(str(stopped.pid) in name for name in place.leases().values()))
+                    assert first_lease not in place.leases()
+                    assert await client.wait(await client.start("one_step", 2), PATIENCE) == 2
+                assert [effect[2] for effect in place.effects("one")] == [str(heir.pid)]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("then", ["goes on", "is killed"])
 def test_a_process_that_is_stopped_inside_a_commit_is_named_and_costs_nothing(place: Place, then):
     async def run() -> None:

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from tests.runtime.harness import PATIENCE, ROOT, until
 
-from perdure.base.faults import arm
+from perdure.base.faults import CrashPoint, arm
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.engine.activity import current_activity
 from perdure.engine.held import WorkerOptions
@@ -131,8 +131,16 @@ class Worker:
 
     async def stops_inside_a_commit(self) -> None:
         """Let the process stop within its next write transaction, and wait until it has."""
-        self.tell("stop inside a commit")
+        await self.will_stop_at("store.in_transaction")
+        await self.has_stopped()
+
+    async def will_stop_at(self, point: CrashPoint) -> None:
+        """Let the process stop when it passes a point for the next time."""
+        self.tell(point)
         assert await asyncio.to_thread(self.hear) == "armed"
+
+    async def has_stopped(self) -> None:
+        """Wait until the process has stopped."""
         await asyncio.to_thread(os.waitpid, self.pid, os.WUNTRACED)
 
 
@@ -174,8 +182,8 @@ async def _work(folder: Path, app_id: str, lease_seconds: float, poll: float) ->
     options = WorkerOptions(poll=poll, reap=0.1, drain=0.1)
     async with EmbeddedRuntime(store, app_id=app_id, registry=registry, options=options):
         print("ready", flush=True)
-        while await asyncio.to_thread(sys.stdin.readline):
-            arm("store.in_transaction", action=_stop_here)
+        while point := await asyncio.to_thread(sys.stdin.readline):
+            arm(cast("CrashPoint", point.strip()), action=_stop_here)
             print("armed", flush=True)
 
 

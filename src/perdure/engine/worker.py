@@ -60,6 +60,7 @@ from perdure.ports.history_store import (
 _log = logging.getLogger("perdure.worker")
 _RETRY_SECONDS = 0.25
 _CANCEL_SECONDS = 2.0
+_UNSURE_SECONDS = 0.05
 
 Finished = Callable[[str, ExecutionCompleted, Resolved], None]
 """Told of every instance that ends in this worker: its id, how it ended, and what decoding its result needs."""
@@ -534,6 +535,7 @@ class Worker:
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
         generation = held.generation
+        await self._until_sure()
         outcome = await self._activities.perform(call)
         if held.generation != generation:
             # It was cancelled, and answers nevertheless: to nobody.
@@ -541,6 +543,11 @@ class Worker:
         held.running.pop(call.scheduled.id, None)
         held.enqueue(outcome.event, outcome.resolved, outcome.links)
         self._advance(held)
+
+    async def _until_sure(self) -> None:
+        """Wait while others may have the instances, and perhaps have done what was to begin here."""
+        while self.lease is not None and not self._store.is_kept(self.lease):  # noqa: ASYNC110 - time alone changes it
+            await asyncio.sleep(_UNSURE_SECONDS)
 
     def _arm(self, held: Held) -> None:
         if held.timer is not None:

@@ -417,6 +417,14 @@ class HistoryStore(Protocol):
         """End a lease; its instances lose their owner and are due at once."""
         ...
 
+    def is_kept(self, lease: Lease) -> bool:
+        """Return whether a lease of this store is still its worker's, as far as this process can tell without asking.
+
+        False once others may have ended it, such as after the process was stopped for longer than its lease; True again
+        when it turns out that they have not.
+        """
+        ...
+
     async def reap(self) -> int:
         """End the leases of dead workers as :meth:`leave` does, and return how many instances that set free.
 

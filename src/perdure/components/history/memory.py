@@ -200,6 +200,10 @@ class MemoryHistoryStore:
         if self._live.pop(lease.token, None) is not None:
             self._free_all(lease, recovered=False)
 
+    def is_kept(self, lease: Lease) -> bool:
+        """Return whether a lease is valid."""
+        return lease.token in self._live
+
     @_answered
     def reap(self) -> int:
         """Free the instances of dead workers."""

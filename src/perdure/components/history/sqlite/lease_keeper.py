@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -60,6 +61,7 @@ class LeaseKeeper:
         self._prefix = f"{database.name}-worker-"
         self._lease_seconds = lease_seconds
         self._bell = bell
+        self._shown_at: dict[int, float] = {}
         self._renewed_at = 0.0
         self._judges_from = 0.0
         self._watch = LeaseWatch()
@@ -69,11 +71,29 @@ class LeaseKeeper:
         seconds, bell = self._lease_seconds, self._bell
         return insert_lease(connection, worker, app_id, lock_file=lock.path.name, lease_seconds=seconds, bell=bell)
 
+    def keep(self, token: int, lock: WorkerLock) -> None:
+        """Keep a lease alive from now on, whose worker took the lock before it was inserted."""
+        self.locks[token] = lock
+        self._shown_at[token] = lock.taken_at
+
+    def is_kept(self, token: int) -> bool:
+        """Whether a lease was renewed so lately that nobody can have ended it; false for one that was released."""
+        shown_at = self._shown_at.get(token)
+        return shown_at is not None and time.monotonic() - shown_at < self._lease_seconds
+
     def release(self, token: int) -> None:
         """Keep a lease alive no longer."""
+        self._shown_at.pop(token, None)
         lock = self.locks.pop(token, None)
         if lock is not None:
             lock.release()
+
+    def let_go(self, end: Callable[[WorkerLock], None]) -> None:
+        """Keep no lease alive any longer; the locks are ended in the given way."""
+        for lock in self.locks.values():
+            end(lock)
+        self.locks.clear()
+        self._shown_at.clear()
 
     @property
     def wants_renewal(self) -> bool:
@@ -91,7 +111,9 @@ class LeaseKeeper:
             sqlite3.Error: it could not be written.
         """
         with turn(connection, patience):
-            renew_leases(connection, self.locks, self._lease_seconds)
+            began = time.monotonic()
+            living = renew_leases(connection, self.locks, self._lease_seconds)
+        self._shown_at.update(dict.fromkeys(living, began))
         now = time.monotonic()
         if self._is_late(now):
             self._judges_from = now + self._lease_seconds / 2

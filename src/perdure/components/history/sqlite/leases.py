@@ -6,6 +6,7 @@ import os
 import secrets
 import sqlite3
 import sys
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ if sys.platform != "win32":
 _INSERT = "INSERT INTO worker (name, app_id, lock_file, lease_seconds, listener) VALUES (?, ?, ?, ?, ?)"
 _RENEW = """
 UPDATE worker SET renewals = renewals + 1, lease_seconds = ? WHERE token IN (SELECT value FROM json_each(?))
+RETURNING token
 """
 _END = "DELETE FROM worker WHERE token IN (SELECT value FROM json_each(?)) RETURNING app_id"
 # Due at once, whatever it was due at: by a clock that went back meanwhile, that may be far away.
@@ -83,10 +85,16 @@ class LeaseWatch:
 
 
 class WorkerLock:
-    """A lock file beside the database, held for as long as its worker's process lives."""
+    """A lock file beside the database, held for as long as its worker's process lives.
+
+    Attributes:
+        path: the file.
+        taken_at: when, in seconds of ``time.monotonic()``.
+    """
 
     def __init__(self, database: Path) -> None:
         """Create and lock a file of its own for one worker."""
+        self.taken_at = time.monotonic()
         self.path = Path(f"{database}-worker-{secrets.token_hex(6)}")
         self._file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         # A platform without kernel locks relies on the time limit alone.
@@ -169,6 +177,6 @@ def lease_rows(connection: sqlite3.Connection) -> list[LeaseRow]:
     return [LeaseRow(*row) for row in rows]
 
 
-def renew_leases(connection: sqlite3.Connection, tokens: Iterable[int], lease_seconds: float) -> None:
-    """Show that some workers live, and how long they may be silent from now on."""
-    connection.execute(_RENEW, (lease_seconds, *parameter(list(tokens))))
+def renew_leases(connection: sqlite3.Connection, tokens: Iterable[int], lease_seconds: float) -> list[int]:
+    """Show that some workers live, and how long they may be silent from now on; return those that nobody has ended."""
+    return [token for (token,) in connection.execute(_RENEW, (lease_seconds, *parameter(list(tokens))))]

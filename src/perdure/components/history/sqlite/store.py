@@ -171,9 +171,7 @@ class SQLiteHistoryStore:
             end = WorkerLock.abandon
         else:
             end = WorkerLock.release
-        for lock in self._leases.locks.values():
-            end(lock)
-        self._leases.locks.clear()
+        self._leases.let_go(end)
 
     def _give_up(self, connection: sqlite3.Connection) -> None:
         self._leases.give_up(connection)
@@ -240,7 +238,7 @@ class SQLiteHistoryStore:
         except BaseException:
             lock.release()
             raise
-        self._leases.locks[token] = lock
+        self._leases.keep(token, lock)
         self._is_enrolled = True
         return Lease(token, worker, app_id)
 
@@ -249,6 +247,10 @@ class SQLiteHistoryStore:
         self._tidings.serve_no_more(lease)
         await self._change(lambda connection: end_leases(connection, [lease.token], self._tidings, recovered=False))
         self._leases.release(lease.token)
+
+    def is_kept(self, lease: Lease) -> bool:
+        """Return whether a lease was renewed in time, so that nobody can have ended it."""
+        return self._leases.is_kept(lease.token)
 
     async def reap(self) -> int:
         """End the leases of workers whose process is gone or silent."""

@@ -80,6 +80,15 @@ class Leases(kit.Suite):
         assert len((await store.load([key]))[key]) == 1
 
     @kit.on_open_store
+    async def test_a_lease_is_kept_until_it_is_left(self, store: HistoryStore) -> None:
+        """Each lease by itself."""
+        first, second = await store.join("first", kit.APP), await store.join("second", kit.APP)
+        assert store.is_kept(first)
+        await store.leave(first)
+        assert not store.is_kept(first)
+        assert store.is_kept(second)
+
+    @kit.on_open_store
     async def test_the_living_are_not_reaped(self, store: HistoryStore) -> None:
         """A lease that its store keeps alive stays."""
         lease = await store.join("alive", kit.APP)
