@@ -130,7 +130,9 @@ class Line:
         limits: how many are let in.
         running: how many are in.
         waiting: how many wait.
-        virtual: the tag of the last one let in, by priority.
+        virtual: the tag of the last one let in, by priority, since nobody waited.
+        floor: higher than all tags from before that.
+        forgotten: the tag up to which a key need not be remembered of which nothing is in or waits.
         spent: what the rate has let in.
         places: by key, those that are loaded.
         is_short: a key whose next ticket is not loaded may be the next one: load more, and settle again.
@@ -143,11 +145,14 @@ class Line:
         running: int = 0,
         waiting: int = 0,
         virtual: dict[int, int] | None = None,
+        floor: int = 0,
+        forgotten: int = 0,
         spent: Spent = (),
     ) -> None:
         self.limits = limits
         self.running, self.waiting = running, waiting
         self.virtual = {} if virtual is None else virtual
+        self.floor, self.forgotten = floor, forgotten
         self.spent = spent
         self.places: dict[str, Place] = {}
         self.is_short = False
@@ -175,6 +180,8 @@ class Line:
         What could be let in before it must have been: see :meth:`settle`.
         """
         place = self.place(key)
+        if place.is_idle and place.finish <= self.forgotten:
+            place.finish = 0
         self._set_clock_right(now)
         if self._has_room(now) and not self._is_full(place) and self._next() is None:
             self._let_in(place, self._fresh_tag(place, ticket.priority), ticket.priority, now)
@@ -217,8 +224,9 @@ class Line:
             self.waiting -= 1
             self._let_in(place, place.start, ticket.priority, now)
             granted.append(ticket)
-        if self.waiting == 0:
+        if self.waiting == 0 and self.virtual:
             # Nobody is in line, so nobody's place in it is to be remembered.
+            self.floor = self.forgotten = max(self.virtual.values()) + 1
             self.virtual = {}
         return granted
 
@@ -268,7 +276,8 @@ class Line:
         self.running += 1
         if self.limits.rate is not None:
             self.spent = spend(self.limits.rate, self.spent, now)
-        self.virtual[priority] = max(self.virtual.get(priority, 0), tag)
+        self.virtual[priority] = max(self.virtual.get(priority, self.floor), tag)
+        self.forgotten = max(self.forgotten, min(self.virtual.values()))
         place.finish = place.start = tag + 1
         self._stand(place)
 
@@ -277,7 +286,7 @@ class Line:
 
         At most one behind the others of its priority: what the key had of another priority does not count.
         """
-        virtual = self.virtual.get(priority, 0)
+        virtual = self.virtual.get(priority, self.floor)
         return min(max(virtual, place.finish), virtual + 1)
 
     def _stand(self, place: Place) -> None:

@@ -21,7 +21,6 @@ from perdure.ports.tickets import Queue, Ticket
 _WAITS, _GRANTED, _LATER = range(3)
 _AT_ONCE = 256
 _AT_LEAST = 3
-_FOR_EVER = 1 << 60
 
 _EXISTING_QUEUES = """
 SELECT json_group_array(json_array(app_id, kind, name, number, limits)) FROM queue
@@ -84,7 +83,11 @@ _BEGIN_INSTANCES = "UPDATE instance SET due = ? WHERE key IN (SELECT value FROM 
 _STAND_ANEW = """
 UPDATE queue_key SET
     ready = waiting > 0 AND (:per_key IS NULL OR running < :per_key),
-    start = max(start, coalesce((SELECT value FROM json_each(:virtual) WHERE key = CAST(priority AS TEXT)), 0))
+    start = CASE WHEN ready THEN start ELSE (
+        SELECT min(max(tag, finish), tag + 1) FROM (
+            SELECT coalesce((SELECT value FROM json_each(:tags) WHERE key = CAST(priority AS TEXT)), :floor) AS tag
+        )
+    ) END
 WHERE queue = :queue
 """
 _DUE_TICKETS = """
@@ -192,8 +195,9 @@ def declare(connection: sqlite3.Connection, limits: Mapping[Queue, Limits], now:
     changed = [(number, limits[queue]) for queue, (number, before) in known.items() if before != limits[queue]]
     for number, given in changed:
         connection.execute("UPDATE queue SET limits = ? WHERE number = ?", (_text(given), number))
-        virtual = connection.execute("SELECT virtual FROM queue WHERE number = ?", (number,)).fetchone()[0]
-        connection.execute(_STAND_ANEW, {"per_key": given.per_key, "virtual": virtual, "queue": number})
+        (virtual,) = connection.execute("SELECT virtual FROM queue WHERE number = ?", (number,)).fetchone()
+        stand = {"per_key": given.per_key, "tags": virtual, "floor": _tags(virtual)["floor"], "queue": number}
+        connection.execute(_STAND_ANEW, stand)
     told = exchange_tickets(connection, now, settle=[number for number, _ in changed])
     return told.begun
 
@@ -290,7 +294,7 @@ class _Desk:
                 _limits(limits),
                 running=running,
                 waiting=waiting,
-                virtual={int(priority): tag for priority, tag in msgspec.json.decode(virtual).items()},
+                **_tags(virtual),
                 spent=msgspec.json.decode(spent, type=Spent),
             )
 
@@ -419,19 +423,19 @@ class _Desk:
     def save(self) -> None:
         rows: list[object] = []
         for number, line in self._lines.items():
-            forget = _FOR_EVER if line.waiting == 0 else min(line.virtual.values(), default=0)
             for place in line.places.values():
                 first = place.first()
                 head = 0 if first is None else first.number
                 stands = (place.finish, place.start, place.priority, head, int(place.ready))
                 rows.append((number, place.key, place.running, place.waiting, *stands))
-            spent, virtual = msgspec.json.encode(line.spent), msgspec.json.encode(line.virtual)
+            virtual = msgspec.json.encode({"floor": line.floor, "forgotten": line.forgotten, **line.virtual})
+            spent = msgspec.json.encode(line.spent)
             counts = (line.running, line.waiting, virtual.decode(), spent.decode())
             self._connection.execute(_SAVE_QUEUE, (*counts, line.wakes_at(self._now), number))
             if rows:
                 self._connection.execute(_SAVE_PLACES, parameter(rows))
                 rows.clear()
-            self._connection.execute(_DELETE_IDLE, (number, forget))
+            self._connection.execute(_DELETE_IDLE, (number, line.forgotten))
 
     def next_grant(self) -> float | None:
         times = (line.wakes_at(self._now) for line in self._lines.values())
@@ -470,6 +474,13 @@ def _known(connection: sqlite3.Connection, wanted: Iterable[Queue]) -> dict[Queu
 
 def _queue_row(queue: Queue, limits: Limits) -> tuple[str, str, str, str]:
     return queue.app_id, queue.kind, queue.name, _text(limits)
+
+
+def _tags(virtual: str) -> dict[str, Any]:
+    """Return what a line is made of from the tags that are kept of it."""
+    tags: dict[str, int] = msgspec.json.decode(virtual)
+    known = {name: tags.pop(name, 0) for name in ("floor", "forgotten")}
+    return {"virtual": {int(priority): tag for priority, tag in tags.items()}, **known}
 
 
 def _text(limits: Limits) -> str:

@@ -248,6 +248,17 @@ class Queues(kit.Suite):
         assert len(await store.claim(lease, [kit.WORKFLOW], kit.T0, 2000)) == 1000
 
     @kit.on_open_store
+    async def test_many_of_one_key_come_in_at_once_when_they_go_first(self, store: HistoryStore) -> None:
+        """However few tickets of a key a store looks at to begin with."""
+        lease = await store.join("one", kit.APP)
+        await store.start(new("running", lease=lease))
+        for number in range(40):
+            await store.start(new(f"low{number}", key=str(number % 8)))
+            await store.start(new(f"high{number}", key="a", priority=1))
+        await store.declare({WORKFLOW: Limits(concurrency=31)}, kit.T0)
+        assert sorted(await begun(store, lease)) == sorted(f"high{number}" for number in range(30))
+
+    @kit.on_open_store
     async def test_a_signal_does_not_begin_what_waits_for_its_turn(self, store: HistoryStore) -> None:
         """It is there when the turn comes; only what ends the instance makes it due before."""
         lease = await store.join("one", kit.APP)
