@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from perdure.base.events import Failure, RetryPolicy, Status
+    from perdure.base.limits import Limits, Rate
     from perdure.base.schedule import Schedule
     from perdure.components.history.sqlite import SQLiteHistoryStore
     from perdure.engine.activity import ActivityContext, current_activity
@@ -60,6 +61,7 @@ _HOMES = {
         "UsageError",
     ],
     "perdure.base.events": ["Failure", "RetryPolicy", "Status"],
+    "perdure.base.limits": ["Limits", "Rate"],
     "perdure.base.schedule": ["Schedule"],
     "perdure.components.history.sqlite": ["SQLiteHistoryStore"],
     "perdure.engine.activity": ["ActivityContext", "current_activity"],
@@ -96,11 +98,13 @@ __all__ = [
     "Failure",
     "InstanceError",
     "Interrupted",
+    "Limits",
     "ModelError",
     "ModelUnavailableError",
     "NonDeterminismError",
     "OpenAIChatModel",
     "PerdureError",
+    "Rate",
     "RetryPolicy",
     "RunFailedError",
     "SQLiteHistoryStore",

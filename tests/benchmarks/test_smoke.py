@@ -25,6 +25,14 @@ PROMISED = {
     },
     "agents": {"runs_per_s", "runs_per_s_http", "run_p50_ms"},
     "idle": {"rss_bytes_each", "disk_bytes_each", "wake_p50_ms", "wake_p99_ms"},
+    "queues": {
+        "activities_per_s_free",
+        "activities_per_s_with_room",
+        "activities_per_s_in_line",
+        "ten_alone_ms",
+        "ten_behind_10000_ms",
+        "raw_group_rows_per_s",
+    },
     "recovery": {"recovery_s", "lost", "repeated"},
     "processes": {
         "activities_per_s_1",

@@ -17,7 +17,7 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.cli.journal import Journal
-from perdure.ports.history_store import Episode, Park
+from perdure.ports.history_store import NO_RESULTS, Episode, Park, Results
 
 
 class Listener:
@@ -29,11 +29,11 @@ class Listener:
         self.journal = Journal(lambda text: self.lines.append(text.plain), lambda: self.now)
         self.journal.taken_up(1, "run", "order", begins=True)
 
-    def happens(self, *events: AnyEvent, park: Park | None = None) -> list[str]:
+    def happens(self, *events: AnyEvent, park: Park | None = None, results: Results = NO_RESULTS) -> list[str]:
         """Return what is said of an episode, without the time and the run."""
         said = len(self.lines)
         episode = Episode(key=1, seq=1, at=self.now, events=encode_events(events), park=park)
-        self.journal.recorded(episode, ())
+        self.journal.recorded(episode, results)
         return [line.partition(": ")[2] for line in self.lines[said:]]
 
 
@@ -82,6 +82,17 @@ def test_a_run_that_is_parked_says_what_it_waits_for_and_is_known_when_it_wakes(
     assert listener.happens(TaskCompleted(task_id=0)) == []
     listener.journal.taken_up(1, "run", "order", begins=False)
     assert listener.happens(TaskCompleted(task_id=0)) == ["✓ pay  0 ms"]
+
+
+def test_a_run_stays_in_hand_when_one_of_its_calls_is_let_in_at_once():
+    listener = Listener()
+    waits = '{"queued": [{"activity": "pay", "calls": 2}]}'
+    park = Park(status=Status.RUNNING, waits=waits, unless_granted=True)
+    assert listener.happens(TaskScheduled(id=0, name="pay"), park=park, results=Results(granted=(0,))) == []
+    assert listener.happens(TaskCompleted(task_id=0), park=park) == [
+        "✓ pay  0 ms",
+        "waits for the turn of 2 calls of pay",
+    ]
 
 
 def test_what_is_given_back_says_why():

@@ -182,6 +182,7 @@ class ProgramWorkflow:
 
     def __init__(self, program: Node, name: str = "program") -> None:
         self.name, self.keys, self.retention, self.newest = name, (name,), None, self
+        self.rules = None
         self._program = program
 
     def begin(self, execution: Execution, argument: Any) -> Generator[Any, Any, Any]:
@@ -242,8 +243,8 @@ async def _run(ctx: WorkflowContext, node: Node) -> Any:
         case First(parts):
             tasks = [_task(ctx, part) for part in parts]
             winner = await ctx.when_any(tasks, cancel_losers=isinstance(node, Race))
-            lost = [await _outcome(task) for task in tasks] if isinstance(node, Race) else None
-            return [tasks.index(winner), await _outcome(winner), ctx.current_utc_datetime, lost]
+            found = [tasks.index(winner), await _outcome(winner), ctx.current_utc_datetime]
+            return [*found, *[await _outcome(task) for task in tasks]] if isinstance(node, Race) else found
         case IfEven(call, yes, no):
             result = await _outcome(_task(ctx, call))
             return [result, await _run(ctx, yes if result % 2 == 0 else no)]

@@ -63,6 +63,15 @@ def test_what_is_cancelled_in_the_step_that_called_it_replays():
     assert driven.result == 3
 
 
+def test_what_is_cancelled_in_the_very_first_step_is_not_begun():
+    async def flow(ctx):
+        ctx.cancel(ctx.call_activity("a"))
+        return await ctx.wait_for_external_event("end")
+
+    decisions = Driven(flow).decisions
+    assert [action.id for action in decisions.actions] == list(decisions.cancelled) == [0]
+
+
 def test_cancelling_a_child_workflow_sends_it_its_end():
     async def flow(ctx):
         child = ctx.call_child_workflow("b", instance_id="chosen")

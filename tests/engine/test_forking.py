@@ -15,7 +15,8 @@ from perdure.base.events import (
     TaskScheduled,
 )
 from perdure.engine.engine_events import NOT_STARTED
-from perdure.engine.forking import answered, as_child_of, cut, recalled
+from perdure.engine.forking import answered, cut, goes_its_own_way, recalled, taken_over
+from perdure.engine.replay import Execution
 
 
 async def steps(ctx):
@@ -180,8 +181,36 @@ def test_a_child_that_is_called_again_is_another_instance():
 def test_a_history_can_be_given_another_caller():
     rows = [HistoryRow(0, 1.0, (ExecutionStarted(name="x", parent=Parent(instance_id="p", task_id=1)),))]
     caller = Parent(instance_id="q", task_id=2, generation=1)
-    assert as_child_of(rows, caller)[0].events[0].parent == caller
-    assert as_child_of(rows, None)[0].events[0].parent is None
+    assert taken_over(rows, "x", caller)[0].events[0].parent == caller
+    assert taken_over(rows, "x", None)[0].events[0].parent is None
+
+
+def test_a_fork_replays_with_its_sources_identifiers_and_goes_on_with_its_own():
+    made: list[list[object]] = []
+
+    async def flow(ctx):
+        found = [ctx.new_uuid(), ctx.random.random()]
+        other = ctx.start_workflow("apart")
+        ctx.send_event(other, "hello")
+        ctx.cancel(ctx.call_child_workflow("lost"))
+        name = "even" if int(found[1] * 1000) % 2 == 0 else "odd"
+        await ctx.call_activity(name)
+        found += [ctx.new_uuid(), ctx.random.random()]
+        made.append(found)
+        return found
+
+    driven = Driven(flow)
+    driven.feed(completed(4))
+    cut_off = cut("one", driven.rows, 4)
+    for source, fork in (("one", "two"), ("two", "three")):
+        rows = taken_over(cut_off.rows, source, None)
+        execution = Execution(driven.execution.workflow, fork)
+        execution.replay(rows, encode(None).resolved)
+        row = execution.advance(200.0, [goes_its_own_way(fork), completed(4)]).events
+        assert execution.completed is not None
+        cut_off = cut(fork, [*rows, HistoryRow(rows[-1].seq + 1, 200.0, tuple(row))], 4)
+    assert made[0][:2] == made[1][:2] == made[2][:2]
+    assert len({str(one) for found in made for one in found[2:]}) == 6
 
 
 def test_a_cut_of_a_later_generation_knows_which_one():

@@ -37,7 +37,7 @@ def test_an_activity_whose_outcome_was_kept_back_is_not_run_again_after_a_crash(
     driven.feed(completed(0, 1))
     driven.crash()
     assert driven.execution.pending_activities() == []
-    assert driven.execution.only_asks
+    assert driven.execution.only_waits
     driven.feed(resumed())
     driven.crash()
     assert [task.name for task in driven.execution.pending_activities()] == ["b"]

@@ -22,7 +22,7 @@ async def _ask_in_vain(voyage: Voyage) -> None:
     async with runtime_of(voyage, worker=False) as client:
         for asked in (client.start("letter", instance_id="hasty"), client.raise_event("waits", "letter", "early")):
             begun = time.monotonic()
-            with pytest.raises(StoreLockedError, match="locked by another process; end it, or wait until it has fin"):
+            with pytest.raises(StoreLockedError, match="holds the write lock; end it, or wait until it has fin"):
                 await asked
             assert time.monotonic() - begun < 3.0
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,41 @@ def test_an_unfinished_import_waits_until_it_is_resumed(place: Place) -> None:
             assert await runtime.wait("two", 5) == [1, 2]
             record = await runtime.find("one")
             assert not record.status.finished
+
+    asyncio.run(run())
+
+
+def _raised(document: dict[str, Any]) -> list[int]:
+    events = [event for _, _, row in document["rows"] for event in row] + document["inbox"]
+    return [event["input"] for event in events if event["type"] == "EventRaised"]
+
+
+def test_an_event_that_is_taken_while_it_is_exported_is_in_the_document_once(place: Place) -> None:
+    async def flow(ctx: Any) -> list[Any]:
+        return [await ctx.wait_for_external_event("event") for _ in range(200)]
+
+    registry = registry_of(flow)
+
+    async def run() -> None:
+        store = place.store()
+        async with EmbeddedRuntime(store, registry=registry) as runtime:
+            await runtime.start(flow, instance_id="one")
+
+            async def raise_all() -> None:
+                for number in range(200):
+                    await runtime.raise_event("one", "event", number)
+
+            raising = asyncio.create_task(raise_all())
+            seen = 0
+            while not raising.done():
+                with suppress(UsageError):
+                    document = await export_instance(store, "one")
+                    raised = _raised(json.loads(document))
+                    assert raised == list(range(len(raised)))
+                    seen = max(seen, len(raised))
+            await raising
+            assert seen > 0
+            assert await runtime.wait("one", 10) == list(range(200))
 
     asyncio.run(run())
 

@@ -123,22 +123,31 @@ def test_an_attempt_that_a_human_let_run_again_does_not_begin_once_it_is_cancell
 
 def test_what_comes_in_one_episode_with_the_end_of_a_generation_reaches_the_next_one(opened):
     async def flow(ctx, number):
+        ctx.create_timer(3600)
         await ctx.wait_for_external_event("go")
         ctx.continue_as_new(number + 1)
 
     async def run() -> None:
+        async with opened(registry_of(flow)) as runtime:
+            await runtime.start("flow", 0, instance_id="one")
+            await until(lambda: waits_of(runtime, "one"))
         async with opened(registry_of(flow), worker=False) as looker:
-            await looker.start("flow", 0, instance_id="one")
             await looker.raise_event("one", "go")
             await looker.suspend("one", "a break")
             await looker.raise_event("one", "go")
             async with opened(registry_of(flow)) as runtime:
-                assert await until(lambda: waits_of(runtime, "one")) == {"suspended": "a break", "events": ["go"]}
+                await until(lambda: _suspended(runtime, "one"))
+                waits = await until(lambda: waits_of(runtime, "one"))
+                assert (waits["suspended"], waits["events"]) == ("a break", ["go"])
                 assert (await runtime.history("one"))[0].events[-1].generation == 1
                 await runtime.resume("one")
                 await until(lambda: _generation(runtime, "one", 2))
 
     asyncio.run(run())
+
+
+async def _suspended(runtime, instance_id: str) -> bool:
+    return (await runtime.find(instance_id)).status == "SUSPENDED"
 
 
 async def _generation(runtime, instance_id: str, wanted: int) -> bool:

@@ -33,6 +33,7 @@ from pydantic import BaseModel
 
 from perdure.base.errors import ActivityFailedError, TaskCancelledError
 from perdure.base.events import HistoryRow, RetryPolicy, TaskCompleted, TaskScheduled
+from perdure.base.limits import Limits
 from perdure.engine.activity import current_activity
 from perdure.workflows.registry import Registry
 
@@ -132,6 +133,14 @@ async def add(given: dict[str, Any]) -> int:
 
 @_activity
 def add_in_thread(given: dict[str, Any]) -> int:
+    _note(given["log"])
+    return given["a"] + given["b"]
+
+
+@REGISTRY.activity(
+    limits=Limits(concurrency=2, per_key=1), key=lambda given: given["a"] % 3, priority=lambda given: given["b"]
+)
+async def add_in_turn(given: dict[str, Any]) -> int:
     _note(given["log"])
     return given["a"] + given["b"]
 
@@ -251,7 +260,7 @@ async def race_of_activities(ctx: Any, log: str) -> list[int]:
 @_workflow
 async def activity_against_timer(ctx: Any, log: str) -> str:
     quick = ctx.call_activity(add, input=_sum(log, 1, 1))
-    alarm = ctx.create_timer(60)
+    alarm = ctx.create_timer(86_400)
     winner = await ctx.when_any([quick, alarm])
     return "in time" if winner is quick else "too late"
 
@@ -329,7 +338,7 @@ async def event_that_does_not_come(ctx: Any, log: str) -> str:
 
 @_workflow
 async def event_that_comes_in_time(ctx: Any, log: str) -> Any:
-    approval = await ctx.wait_for_external_event("approval", timeout=60)
+    approval = await ctx.wait_for_external_event("approval", timeout=86_400)
     await ctx.call_activity(add, input=_sum(log, 1, 1))
     return approval
 
@@ -407,6 +416,34 @@ async def summed(ctx: Any, given: dict[str, Any]) -> int:
     return total
 
 
+@REGISTRY.workflow(limits=Limits(concurrency=1), key=lambda given: given["numbers"][0])
+async def summed_in_turn(ctx: Any, given: dict[str, Any]) -> int:
+    """A child of which one runs at a time, with limited activities."""
+    total = 0
+    for number in given["numbers"]:
+        total = await ctx.call_activity(add_in_turn, input=_sum(given["log"], total, number))
+    return total
+
+
+@_workflow
+async def activities_in_turn(ctx: Any, log: str) -> list[int]:
+    """Waits for a turn beside a timer, an activity without limits and one that is cancelled."""
+    calls = [ctx.call_activity(add_in_turn, input=_sum(log, number, number % 2)) for number in range(9)]
+    loser = ctx.call_activity(add_in_turn, input=_sum(log, 100, -5), key="last")
+    ctx.cancel(loser)
+    await ctx.when_all([ctx.create_timer(0.01), ctx.call_activity(add, input=_sum(log, 1, 1))])
+    return await ctx.when_all(calls)
+
+
+@_workflow
+async def children_in_turn(ctx: Any, log: str) -> list[int]:
+    calls = [
+        ctx.call_child_workflow(summed_in_turn, input={"log": log, "numbers": [number, 1]}, priority=number)
+        for number in range(4)
+    ]
+    return await ctx.when_all(calls)
+
+
 @_workflow
 async def refused_child(ctx: Any, log: str) -> None:
     await ctx.call_activity(refuse, input={"log": log})
@@ -462,7 +499,7 @@ async def cancels_the_losers(ctx: Any, log: str) -> str:
     quick = ctx.call_activity(add, input=_sum(log, 1, 1))
     slow = ctx.call_activity(dawdle, input={"log": log, "seconds": 60})
     child = ctx.call_child_workflow(patient, instance_id=f"{ctx.instance_id}:loser")
-    alarm, event = ctx.create_timer(60), ctx.wait_for_external_event("never")
+    alarm, event = ctx.create_timer(86_400), ctx.wait_for_external_event("never")
     winner = await ctx.when_any([quick, slow, child, alarm, event], cancel_losers=True)
     try:
         await slow
@@ -604,6 +641,20 @@ ALL: tuple[Shape, ...] = (
         events=(("letter 2", "c"), ("letter 1", "b"), ("letter 0", "a")),
         counts={"add": 1},
         children={":0001": {"add": 1}, ":1:0001": {"add": 1}, ":2:0001": {"add": 1}},
+    ),
+    Shape(
+        "activities-in-turn",
+        activities_in_turn,
+        _itself,
+        [number + number % 2 for number in range(9)],
+        counts={"add_in_turn": 9, "add": 1},
+    ),
+    Shape(
+        "children-in-turn",
+        children_in_turn,
+        _itself,
+        [1, 2, 3, 4],
+        children={f":{number:04x}": {"add_in_turn": 2} for number in range(4)},
     ),
     Shape("patched", patched, _itself, [True] * 5, counts={"add": 2}),
     Shape("starts-another", starts_another, _itself, "apart", counts={"add": 1}, children={":apart": {"add": 2}}),

@@ -144,6 +144,8 @@ def random_cases(chance: random.Random) -> list[Case]:
     ]
     quick = [name for name in BY_NAME if name not in LONG]
     names = chance.sample(quick, chance.randrange(3))
+    if chance.random() < 0.2:
+        names = list(dict.fromkeys([*names, "activities-in-turn", "children-in-turn"]))
     if chance.random() < 0.02:
         names.append(chance.choice(sorted(LONG)))
     agents: list[Case] = [AgentCase()] if chance.random() < 0.15 else []

@@ -31,7 +31,7 @@ from perdure.base.events import (
 )
 from perdure.engine.activity import ActivityContext
 from perdure.engine.engine_events import ANSWERED, ENGINE_EVENT
-from perdure.ports.history_store import Changes, Claimed, Episode, Lease, NewInstance, Started
+from perdure.ports.history_store import Changes, Claimed, Episode, Lease, NewInstance, Results, Started
 from perdure.ports.toolset import OnCrash
 
 Attempt = tuple[str, int]
@@ -79,6 +79,10 @@ class Book:
         return f"{self.new.instance_id}/{generation}{scheduled.call_id}"
 
 
+LIMITED = {"add_in_turn": 2}
+"""How many attempts of a limited activity may run at the same time."""
+
+
 class Oracle:
     """The books of one simulation.
 
@@ -97,6 +101,7 @@ class Oracle:
         self._recorded: set[Attempt] = set()
         self._begun: dict[Attempt, list[Run]] = defaultdict(list)
         self._told_to_retry: dict[Attempt, int] = defaultdict(int)
+        self._inside: dict[str, dict[Attempt, Book]] = defaultdict(dict)
 
     def end_of(self, instance_id: str) -> ExecutionCompleted | None:
         """Return how an instance ended, or None."""
@@ -121,6 +126,19 @@ class Oracle:
         if not stale:
             self._judge_beginning(attempt, before, call, on_crash)
         before.append(Run(token, stale))
+        if call.activity in LIMITED and not stale:
+            self._judge_turn(attempt, call)
+
+    def _judge_turn(self, attempt: Attempt, call: ActivityContext) -> None:
+        """Require that no more attempts of a limited activity are in than its limit says; each is until its outcome."""
+        inside = self._inside[call.activity]
+        inside[attempt] = self.books[call.instance_id]
+        for other, book in list(inside.items()):
+            living = any(run.token not in self._ended for run in self._begun[other])
+            if other in self._recorded or book.end is not None or not living:
+                del inside[other]
+        if len(inside) > LIMITED[call.activity]:
+            self._world.blame(f"{len(inside)} attempts of {call.activity} run at the same time: {list(inside)}")
 
     def _judge_beginning(
         self, attempt: Attempt, before: Sequence[Run], call: ActivityContext, on_crash: OnCrash
@@ -199,7 +217,7 @@ class Oracle:
         if new.instance_id in self.books:
             self._world.blame(f"{new.instance_id} was accepted twice")
         book = self.books[new.instance_id] = self._by_key[started.key] = Book(new)
-        if new.lease is not None:
+        if new.lease is not None and not started.waits:
             self._take(life, new.lease, book)
 
     def _saw_signal(self, life: str, args: tuple[Any, ...], status: Any) -> None:
@@ -208,7 +226,11 @@ class Oracle:
 
     # -- episodes
 
-    def _saw_append(self, life: str, args: tuple[Lease, Episode], started: Sequence[Started] | None) -> None:
+    def saw_grant(self, key: int, event: str) -> None:
+        """An attempt that waited got its turn."""
+        self._by_key[key].accepted.append(event)
+
+    def _saw_append(self, life: str, args: tuple[Lease, Episode], results: Results | None) -> None:
         lease, episode = args
         book = self._by_key[episode.key]
         self._require_owner(life, lease, book)
@@ -221,8 +243,9 @@ class Oracle:
             self._enter(book, episode, event)
         book.consumed += len(episode.consumed)
         if episode.changes is not None:
-            self._change(life, book, episode.changes, started or ())
-        if episode.park is not None:
+            self._change(life, book, episode.changes, () if results is None else results.started)
+        granted = () if results is None else results.granted
+        if episode.park is not None and not (episode.park.unless_granted and granted):
             book.owner = None
 
     def _renew(self, book: Book, episode: Episode) -> None:

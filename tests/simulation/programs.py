@@ -100,8 +100,8 @@ def allowed(node: Node, result: Any, events: Iterable[Any]) -> bool:
             chosen = yes if call.number % 2 == 0 else no
             return _are(result, 2) and result[0] == call.number and allowed(chosen, result[1], events)
         case First(parts):
-            # Which was first, its outcome, when that was, and of a plain race nothing of the others.
-            return _are(result, 4) and result[3] is None and _leaf_allowed(parts[result[0]], result[1], events)
+            # Which was first, its outcome, and when that was.
+            return _are(result, 3) and _leaf_allowed(parts[result[0]], result[1], events)
         case Par(parts) if isinstance(result, list):
             return len(parts) == len(result) and all(
                 not isinstance(one, str) and _leaf_allowed(part, one, events)

@@ -26,7 +26,7 @@ from perdure.engine.held import WorkerOptions
 from perdure.engine.retention import Retention
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
 
-_SETTLING_SECONDS = 600.0
+_SETTLING_SECONDS = 300.0
 _LOOK_SECONDS = 3.0
 
 

@@ -13,6 +13,7 @@ from tests.simulation.world import World
 
 from perdure.base.errors import StoreError, StoreFullError, StoreLockedError, StoreUnavailableError
 from perdure.components.history.memory import MemoryHistoryStore
+from perdure.components.history.memory_queues import MemoryQueues
 from perdure.ports.history_store import Appended, Episode, HistoryStore, InstanceRecord, Lease
 
 if TYPE_CHECKING:
@@ -106,7 +107,22 @@ class StoreNode:
         self._world = world
         self._connection = connection
         self._loop = SimulatedLoop(world, self._note_failure)
+        self._grants: list[tuple[int, str]] = []
+        self._granted = memory._granted
+        memory._line = MemoryQueues(self._note_grant)
         self.look("open")
+
+    def _note_grant(self, key: int, task: int, event: str | None, now: float) -> None:
+        self._granted(key, task, event, now)
+        if event is not None:
+            self._grants.append((key, event))
+
+    def tell(self, life: Life, method: str, args: tuple[Any, ...], result: Any) -> None:
+        """Tell the oracle of a call that took effect, and then of the turns that came of it."""
+        self.oracle.saw(life.name, method, args, result)
+        for key, event in self._grants:
+            self.oracle.saw_grant(key, event)
+        self._grants.clear()
 
     def connect(self, life: Life) -> Connection:
         """Return a new process's way to the store."""
@@ -252,7 +268,7 @@ class Connection:
             self.leases.append(result)
             if not self._life.alive:
                 self._world.after(1.0, self._node.end_lease, result)
-        self._node.oracle.saw(self._life.name, method, args, result)
+        self._node.tell(self._life, method, args, result)
 
     def _answer(self, method: str, reply: Reply, result: Any, error: Exception | None) -> None:
         if not self._life.alive:

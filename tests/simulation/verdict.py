@@ -31,7 +31,7 @@ def judge(
         case = known.get(record.instance_id)
         workflow = case.workflow if case is not None else workflow_of(record.workflow)
         judged = Judged(oracle, node, workflow, record, histories[record.key])
-        wrong = judged.rows() or judged.events() or judged.replay() or judged.end()
+        wrong = judged.rows() or judged.end() or judged.events() or judged.replay()
         if not wrong and case is not None and record.status in (Status.COMPLETED, Status.FAILED):
             wrong = judged.result(case, sent[case.instance_id])
         if wrong:

@@ -164,8 +164,8 @@ def test_the_decorators_register_under_the_functions_name_or_a_given_one(names):
     assert registered_name(named_flow) == "flow-of-another-name"
     assert default_registry.activities["some_act"].on_crash == "retry"
     assert default_registry.activities["act-of-another-name"].on_crash == "ask"
-    assert default_registry.callee(named_act) == ("act-of-another-name", None)
-    assert default_registry.callee("by name") == ("by name", None)
+    assert default_registry.callee(named_act) == ("act-of-another-name", None, None)
+    assert default_registry.callee("by name") == ("by name", None, None)
 
 
 def test_on_crash_is_a_known_word_or_a_function():

@@ -26,13 +26,14 @@ from perdure.workflows.registry import Registry
 class AgentWorkflow:
     """An agent's loop under its workflow name."""
 
-    __slots__ = ("agent", "keys", "name", "retention")
+    __slots__ = ("agent", "keys", "name", "retention", "rules")
 
     def __init__(self, agent: DurableAgent) -> None:
         self.agent = agent
         self.name = agent.agent_workflow_name
         self.keys = (self.name,)
         self.retention = None
+        self.rules = None
 
     @property
     def newest(self) -> AgentWorkflow:
@@ -50,11 +51,11 @@ class _ByName:
 
     def callee(self, activity: Callable[..., Any] | str) -> Callee:
         assert isinstance(activity, str), "the loop calls its activities by name"
-        return activity, None
+        return activity, None, None
 
     def child(self, workflow: Callable[..., Any] | str, app_id: str | None) -> Callee:
         assert isinstance(workflow, str), f"the loop calls workflows by name, in app {app_id} as elsewhere"
-        return workflow, None
+        return workflow, None, None
 
 
 _BY_NAME = _ByName()

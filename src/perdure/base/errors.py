@@ -10,6 +10,7 @@ Exception
     ├── InstanceError
     │   ├── InstanceNotFoundError
     │   ├── InstanceExistsError       the id is taken by a run of something else
+    │   ├── BacklogFullError          as many runs wait for their turn as the workflow's limits allow
     │   └── RunFailedError            the awaited run failed or was terminated
     ├── ActivityFailedError           inside a workflow: an activity failed for good
     ├── ChildWorkflowFailedError      inside a workflow: a child workflow failed for good
@@ -111,6 +112,24 @@ class InstanceExistsError(InstanceError):
             instance_id,
             f"instance id {instance_id!r} is taken: {detail}. Choose another id, or start it with the same app, "
             "workflow and input to attach to the run that exists.",
+        )
+
+
+class BacklogFullError(InstanceError):
+    """A start was refused: as many instances of the workflow wait for their turn as its limits allow.
+
+    Attributes:
+        workflow: its name.
+        backlog: how many may wait.
+    """
+
+    def __init__(self, instance_id: str, workflow: str, backlog: int) -> None:
+        self.workflow, self.backlog = workflow, backlog
+        super().__init__(
+            instance_id,
+            f"instance {instance_id!r} was not started: {backlog} instances of workflow {workflow!r} wait for their "
+            "turn, and its Limits(backlog=...) allows no more. Start it again later, run more at a time, or allow more "
+            "to wait.",
         )
 
 

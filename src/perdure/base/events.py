@@ -92,6 +92,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """Something that happened to an instance, or that its code decided."""
 
 
+class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How something that is limited waits for its turn; recorded, so that a change of code cannot disturb it.
+
+    Attributes:
+        key: what shares a limit of its own and is served in turn with others, such as a tenant.
+        priority: higher is first.
+    """
+
+    key: str = ""
+    priority: int = 0
+
+
 class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Who called a child workflow.
 
@@ -116,6 +128,8 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag
         version: the version of the workflow that it began with; empty for a workflow without versions.
         generation: how often the instance has continued as new.
         parent: who called it and is told of its end, or None.
+        seed: what identifiers and random numbers are made of; empty for the instance's own id.
+        admission: how it waits for its turn when its workflow is limited, or None.
     """
 
     name: str
@@ -123,6 +137,8 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag
     version: str = ""
     generation: int = 0
     parent: Parent | None = None
+    seed: str = ""
+    admission: Admission | None = None
 
 
 class TaskScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):
@@ -133,6 +149,7 @@ class TaskScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag=Tr
         attempt: 1 for the first call, then one more for each retry.
         retry_of: id of the first call, whose input, policy and idempotency key this attempt shares.
         timeout: seconds that one attempt may take, or None.
+        admission: how each attempt waits for its turn before it begins; None when it begins at once.
     """
 
     id: int
@@ -142,6 +159,7 @@ class TaskScheduled(Event, frozen=True, kw_only=True, omit_defaults=True, tag=Tr
     timeout: float | None = None
     attempt: int = 1
     retry_of: int | None = None
+    admission: Admission | None = None
 
     @property
     def call_id(self) -> int:
@@ -175,6 +193,7 @@ class SubOrchestrationInstanceCreated(Event, frozen=True, kw_only=True, omit_def
         retry: the policy of the call, in its first attempt.
         attempt: 1 for the first call, then one more for each retry.
         retry_of: id of the first call.
+        admission: how the child waits for its turn when its workflow is limited, or None.
     """
 
     id: int
@@ -186,6 +205,7 @@ class SubOrchestrationInstanceCreated(Event, frozen=True, kw_only=True, omit_def
     retry: RetryPolicy | None = None
     attempt: int = 1
     retry_of: int | None = None
+    admission: Admission | None = None
 
 
 class SubOrchestrationInstanceCompleted(Event, frozen=True, kw_only=True, omit_defaults=True, tag=True, gc=False):

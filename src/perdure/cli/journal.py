@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import msgspec
 from rich.text import Text
@@ -31,7 +31,7 @@ from perdure.base.events import (
 from perdure.cli.formats import cleaned, duration, short_id, shortened
 from perdure.cli.standing import activity_name, owner_name, wait_reason
 from perdure.engine.engine_events import ENGINE_EVENT
-from perdure.ports.history_store import Episode, Started
+from perdure.ports.history_store import Episode, Results
 from perdure.runtime.inspect import is_tool_call
 
 _PER_SECOND = 100
@@ -88,7 +88,7 @@ class Journal:
                 for event in row.events:
                     _note_call(run, event, row.at)
 
-    def recorded(self, episode: Episode, started: Sequence[Started]) -> None:
+    def recorded(self, episode: Episode, results: Results) -> None:
         """Say what an episode that is durable now has brought about."""
         run = self._runs.get(episode.key)
         if run is None:
@@ -102,11 +102,12 @@ class Journal:
             if isinstance(event, ExecutionCompleted):
                 self.ends[event.status] += 1
         changes = episode.changes
-        for start, outcome in zip(() if changes is None else changes.starts, started, strict=False):
-            if outcome.created and start.new.lease is not None:
+        for start, outcome in zip(() if changes is None else changes.starts, results.started, strict=False):
+            if outcome.created and not outcome.waits and start.new.lease is not None:
                 self.taken_up(outcome.key, start.new.instance_id, start.new.workflow, begins=True)
-        if episode.park is not None:
-            self._park(episode.key, episode.park.waits)
+        park = episode.park
+        if park is not None and not (park.unless_granted and results.granted):
+            self._park(episode.key, park.waits)
 
     def given_back(self, key: int, waits: str | None, *, stalled: bool) -> None:
         """Take note that a run was given back without an episode."""

@@ -52,6 +52,8 @@ def standing(
         return Standing("waiting", f"begins in {duration(record.due - now)}, at {moment(record.due)}")
     if record.due is not None and record.due <= now:
         return Standing("ready", _taken_up(record.app_id, apps))
+    if record.status is Status.PENDING and record.due is None and record.waits is None:
+        return Standing("waiting", "waits for its turn")
     return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
 
 
@@ -111,7 +113,9 @@ def _steps(inspection: Inspection | None) -> Any:
 
 
 def _waits(waits: dict[str, Any], now: float) -> str:
-    found: list[str] = [f"event {name!r}" for name in waits.get("events", ())]
+    limits = [*([waits["limit"]] if "limit" in waits else ()), *waits.get("queued", ())]
+    found: list[str] = [_turn(limit, now) for limit in limits]
+    found += [f"event {name!r}" for name in waits.get("events", ())]
     for child in waits.get("children", ()):
         where = f" of app {child['app']!r}" if "app" in child else ""
         found.append(f"child workflow {child['workflow']}{where} ({child['instance']})")
@@ -125,6 +129,18 @@ def _waits(waits: dict[str, Any], now: float) -> str:
     if "stuck" in waits:
         found.append(f"stuck on {shortened(str(waits['stuck']), 80)}")
     return "waits for " + " or ".join(found) if found else ""
+
+
+def _turn(limit: dict[str, Any], now: float) -> str:
+    """Return what limit a run or its calls wait for, and how long the line is."""
+    what = f"workflow {limit['workflow']}" if "workflow" in limit else activity_name(limit["activity"])
+    calls = f"{limit['calls']} calls of " if limit.get("calls", 1) > 1 else ""
+    facts = [f"{limit['concurrency']} at a time"] if "concurrency" in limit else []
+    facts += [f"{limit['per_key']} for each key"] if "per_key" in limit else []
+    facts += [f"{limit['rate']['count']} in {duration(limit['rate']['per'])}"] if "rate" in limit else []
+    facts += [f"the next in {duration(max(0.0, limit['until'] - now))}"] if "until" in limit else []
+    facts += [f"about {limit['ahead']} before it"] if "ahead" in limit else []
+    return f"the turn of {calls}{what}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def wait_reason(waits: str, now: float) -> str:

@@ -7,14 +7,14 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from perdure.base.events import HistoryRow
+from perdure.base.events import HistoryRow, Status
 from perdure.cli import terminal
 from perdure.cli.apps import load_registry, workflow_names
 from perdure.cli.formats import cleaned, duration, plural
@@ -23,7 +23,7 @@ from perdure.cli.options import AppIdOption, StoreOption, leave_if_busy
 from perdure.cli.terminal import report_warnings
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.hosting.background import new_event_loop
-from perdure.ports.history_store import Appended, Claimed, Episode, Lease, Started
+from perdure.ports.history_store import NO_RESULTS, Appended, Claimed, Episode, Lease, Results
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.location import app_id_of, store_path
 from perdure.workflows.registry import Registry
@@ -110,9 +110,9 @@ class JournalledStore(SQLiteHistoryStore):
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode, and tell of it once it is durable."""
 
-        def told(outcome: Exception | Sequence[Started] | None) -> None:
+        def told(outcome: Exception | Results | None) -> None:
             if not isinstance(outcome, Exception):
-                self._journal.recorded(episode, outcome or ())
+                self._journal.recorded(episode, outcome or NO_RESULTS)
             done(outcome)
 
         super().append(lease, episode, told)
@@ -131,7 +131,17 @@ class JournalledStore(SQLiteHistoryStore):
             self._journal.read(key, rows)
         return histories
 
-    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back, and tell of one that cannot go on."""
-        await super().release(lease, key, due=due, waits=waits, stalled=stalled)
-        self._journal.given_back(key, waits, stalled=stalled)
+        await super().release(lease, key, due=due, waits=waits, stalled=stalled, seen=seen, status=status)
+        self._journal.given_back(key, waits, stalled=stalled and status is None)

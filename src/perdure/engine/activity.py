@@ -17,8 +17,10 @@ from perdure.base.codec import NOTHING, Link, Resolved, decode, encode
 from perdure.base.errors import StoreCorruptError, StoreError, UsageError
 from perdure.base.events import AnyEvent, EventRaised, Failure, TaskCompleted, TaskFailed, TaskScheduled
 from perdure.base.faults import crash_point
+from perdure.base.limits import Limits
 from perdure.engine.engine_events import ASKED
 from perdure.engine.failures import failure_of
+from perdure.engine.rules import Rules
 from perdure.engine.values import resolve
 from perdure.ports.history_store import HistoryStore
 from perdure.ports.toolset import Interrupted, OnCrash, Reconciled
@@ -123,12 +125,14 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
         function: called with the decoded input.
         is_async: whether the function returns an awaitable; otherwise it runs on a thread.
         on_crash: what a crash in its middle means: run it again, ask a human, or what a function finds out.
+        rules: its limits, or None.
     """
 
     name: str
     function: Callable[[Any], Any]
     is_async: bool
     on_crash: OnCrash = "retry"
+    rules: Rules | None = None
 
 
 class ActivityCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -175,6 +179,11 @@ class ActivityRunner:
         self._store = store
         self._lookup = lookup
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="perdure-activity")
+
+    def limits_of(self, name: str) -> Limits | None:
+        """Return the limits of an activity, or None."""
+        activity = self._lookup(name)
+        return None if activity is None or activity.rules is None else activity.rules.limits
 
     def close(self) -> None:
         """Let go of the threads; those that are inside a function end when it returns."""

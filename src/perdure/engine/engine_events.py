@@ -20,6 +20,15 @@ CANCELLED = "perdure.cancelled"
 TERMINATE = "perdure.terminate"
 """Sent to a child workflow: its caller needs it no longer."""
 
+FORKED = "perdure.forked"
+"""A fork goes its own way from here; the input is what its identifiers and random numbers are made of from now on."""
+
+GRANTED = "perdure.granted"
+"""Attempts that waited for their turn got it; the input is an object with their ids as ``tasks``."""
+
+QUEUED = "perdure.queued"
+"""Attempts that had lost their place wait for their turn anew; the input is the list of their ids."""
+
 NOTES = frozenset({PATCHED, CANCELLED})
 """Events that the code's own decisions leave in a history, for people and for later replays."""
 

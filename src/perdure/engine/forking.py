@@ -29,7 +29,7 @@ from perdure.base.events import (
     TaskFailed,
     TaskScheduled,
 )
-from perdure.engine.engine_events import CANCELLED, NOT_STARTED, TERMINATE
+from perdure.engine.engine_events import CANCELLED, FORKED, NOT_STARTED, TERMINATE
 
 _Outcome = TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
 
@@ -132,13 +132,26 @@ def _cancels(event: AnyEvent, call: Called) -> bool:
             return False
 
 
-def as_child_of(rows: Sequence[HistoryRow], parent: Parent | None) -> list[HistoryRow]:
-    """Return a history whose instance was called by somebody else, or by nobody."""
-    return [_changed(row, lambda event: _with_parent(event, parent)) for row in rows]
+def taken_over(rows: Sequence[HistoryRow], source: str, parent: Parent | None) -> list[HistoryRow]:
+    """Return a history as that of another instance.
+
+    Args:
+        rows: the history.
+        source: the id of the instance that made it, which its code has seen in identifiers and random numbers.
+        parent: who called the other one, or None.
+    """
+
+    def change(event: AnyEvent) -> AnyEvent:
+        if not isinstance(event, ExecutionStarted):
+            return event
+        return msgspec.structs.replace(event, parent=parent, seed=event.seed or source)
+
+    return [_changed(row, change) for row in rows]
 
 
-def _with_parent(event: AnyEvent, parent: Parent | None) -> AnyEvent:
-    return msgspec.structs.replace(event, parent=parent) if isinstance(event, ExecutionStarted) else event
+def goes_its_own_way(instance_id: str) -> AnyEvent:
+    """Return the first event of a fork's own: from there on its identifiers are not those of its source."""
+    return EventRaised(name=FORKED, input=encode(instance_id).raw)
 
 
 def recalled(made: Cut, at: float, *, given: msgspec.Raw | None, child: str | None) -> list[HistoryRow]:

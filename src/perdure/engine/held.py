@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -14,6 +14,13 @@ from perdure.engine.replay import Execution, Workflow
 from perdure.engine.retention import Retention
 from perdure.engine.signals import News
 from perdure.engine.values import merged
+from perdure.ports.history_store import Changes, Signal
+
+_NOT_FROM_THE_INBOX: list[int | None] = [None]
+"""What most episodes begin with: one outcome of an activity."""
+
+NO_TASKS: frozenset[int] = frozenset()
+"""Shared by all instances that have nothing limited."""
 
 
 class Turnout(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +41,8 @@ class Turnout(msgspec.Struct, frozen=True, gc=False):
     @property
     def consumed(self) -> tuple[int, ...]:
         """The inbox positions that an episode of these events takes over."""
+        if self.positions == _NOT_FROM_THE_INBOX:
+            return ()
         return tuple(position for position in self.positions if position is not None)
 
 
@@ -59,10 +68,14 @@ class Held:
         execution: the function in progress; None while it is put away and activities still run.
         next_seq: number of the next history row.
         generation: counts the generations that it has seen here.
-        last_signal: the highest inbox position seen.
+        seen: the highest inbox position that the store has told of.
+        last_signal: the highest inbox position that was put into an episode.
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
         to_start: attempts that begin once the current episode is durable.
+        to_queue: attempts that take a ticket with the next episode, though they were decided before.
+        tickets: the attempts that have a ticket.
+        admitted: the attempts whose ticket was granted at once, which the history does not tell.
         timer: the armed wake-up for the next timer.
     """
 
@@ -72,6 +85,7 @@ class Held:
         "_events",
         "_links",
         "_positions",
+        "admitted",
         "busy",
         "execution",
         "generation",
@@ -82,7 +96,10 @@ class Held:
         "new_key",
         "next_seq",
         "running",
+        "seen",
+        "tickets",
         "timer",
+        "to_queue",
         "to_start",
         "workflow",
     )
@@ -95,10 +112,14 @@ class Held:
         self.execution: Execution | None = None
         self.next_seq = next_seq
         self.generation = 0
+        self.seen = 0
         self.last_signal = 0
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
         self.to_start: list[TaskScheduled] = []
+        self.to_queue: list[TaskScheduled] = []
+        self.tickets: frozenset[int] = NO_TASKS
+        self.admitted: frozenset[int] = NO_TASKS
         self.timer: asyncio.TimerHandle | None = None
         self._events: list[AnyEvent] = []
         self._blobs: dict[str, bytes] = {}
@@ -120,6 +141,11 @@ class Held:
             self._conversations.update(resolved.conversations)
         if links:
             self._links.extend(links)
+
+    def see(self, signals: Sequence[Signal]) -> None:
+        """Take note of what the store tells of the inbox, oldest first."""
+        if signals:
+            self.seen = max(self.seen, signals[-1].position)
 
     def take_in(self, news: News) -> None:
         """Put signals that this instance has not seen yet into its next episode."""
@@ -170,6 +196,7 @@ class Held:
         self.abandon()
         self.generation += 1
         self.to_start.clear()
+        self.tickets = self.admitted = NO_TASKS
         waiting = zip(self._events, self._positions, strict=True)
         outside = [(event, position) for event, position in waiting if position is not None]
         self._events = [event for event, _ in outside]
@@ -179,6 +206,25 @@ class Held:
     def is_of_other_code(self) -> bool:
         """Whether it has gone on with code that this workflow does not follow."""
         return self.kept_under not in self.workflow.keys and self.next_seq > 1
+
+    def note_tickets(self, changes: Changes, granted: Sequence[int]) -> None:
+        """Take note of the tickets that an episode took and gave back, and of those that were granted at once."""
+        if changes.tickets or changes.gives_back:
+            taken = frozenset(one.task for one in changes.tickets)
+            self.tickets = (self.tickets | taken) - frozenset(changes.gives_back)
+            self.admitted = self.admitted - frozenset(changes.gives_back)
+        if granted:
+            self.admit(granted)
+        if self.to_queue:
+            self.to_start.extend(one for one in self.to_queue if one.id in granted)
+            self.to_queue = []
+
+    def admit(self, tasks: Sequence[int]) -> None:
+        """Take note of attempts that got their turn without an event in the history."""
+        if tasks:
+            self.admitted = self.admitted | frozenset(tasks)
+            if self.execution is not None:
+                self.execution.queued.difference_update(tasks)
 
     def runs_any(self, execution: Execution) -> bool:
         """Whether an activity runs here whose outcome matters."""
@@ -219,6 +265,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         drain: seconds that running activities are given when the worker stops.
         gc_threshold: allocations between two runs of the interpreter's garbage collector, which with thousands of
             instances in memory takes a quarter of the time at the default of 700; None leaves the setting alone.
+        switch_interval: seconds after which the interpreter lets another thread run; the store's thread waits for the
+            busy event loop after each statement, at the default of 0.005 for longer than the disk takes. A lower
+            setting of the program's own is left alone, and so is any when this is None.
         retention: how long instances of workflows that declare nothing are kept after their end.
         sweep: seconds between two looks for instances that need not be kept any longer.
         put_away: put every function away after each step; a test mode that must change nothing but speed.
@@ -231,6 +280,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     reap: float = 0.5
     drain: float = 10.0
     gc_threshold: int | None = 20_000
+    switch_interval: float | None = 0.0002
     retention: Retention = Retention()
     sweep: float = 600.0
     put_away: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +21,7 @@ from perdure.base.events import (
     TaskScheduled,
     TimerFired,
 )
-from perdure.engine.engine_events import ANSWERED, ASKED, NOT_STARTED, STARTED
+from perdure.engine.engine_events import ANSWERED, ASKED, GRANTED, NOT_STARTED, QUEUED, STARTED
 from perdure.engine.tasks import Task
 
 Convert = Callable[[Any], Any]
@@ -76,6 +76,7 @@ class OpenWork:
         suspended: why it was suspended; None when it is not.
         asked: attempts cut off by a crash, about which a human was asked and has not answered.
         not_started: attempts that a stopping worker recorded as never begun, and that none has begun since.
+        queued: attempts that wait for their turn, as far as the history knows.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class OpenWork:
         "asked",
         "generation",
         "not_started",
+        "queued",
         "suspended",
     )
 
@@ -99,6 +101,7 @@ class OpenWork:
         self.suspended: str | None = None
         self.asked: set[int] = set()
         self.not_started: set[int] = set()
+        self.queued: set[int] = set()
         self._waiting_on: Task[Any] | None = None
         self._calls: dict[int, Call] = {}
         self._children: dict[int, Call] = {}
@@ -120,9 +123,9 @@ class OpenWork:
         return task_id in self._calls
 
     @property
-    def only_asks(self) -> bool:
-        """Whether every open attempt of an activity, if there is one, waits for a human's answer."""
-        open_calls = len(self._calls)
+    def only_waits(self) -> bool:
+        """Whether every open attempt of an activity, if there is one, waits for a human's answer or for its turn."""
+        open_calls = len(self._calls) - len(self.queued)
         if self._held_back:
             open_calls -= len(self._settled_unseen())
         return open_calls == len(self.asked)
@@ -164,6 +167,8 @@ class OpenWork:
             found["events"] = events
         if self._children:
             found["children"] = [_child_of(call) for call in self._children.values()]
+        if self.queued:
+            found["queued"] = self._queued_calls()
         if self._backoffs:
             found["retries"] = [_retry_of(call, at) for at, call in self._backoffs.values()]
         if self._timers:
@@ -171,6 +176,10 @@ class OpenWork:
         if not found and self._waiting_on is not None:
             found["stuck"] = self._waiting_on.waits_for()
         return found
+
+    def _queued_calls(self) -> list[dict[str, Any]]:
+        names = Counter(call.first.name for call in self._calls.values() if call.current.id in self.queued)
+        return [{"activity": name, "calls": count} for name, count in names.items()]
 
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
@@ -204,12 +213,18 @@ class OpenWork:
             self.not_started.update(value)
         elif name == STARTED:
             self.not_started.difference_update(value)
+        elif name == GRANTED and value["generation"] == self.generation:
+            self.queued.difference_update(value["tasks"])
+        elif name == QUEUED:
+            self.not_started.difference_update(value)
+            self.queued.update(task for task in value if task in self._calls)
 
     def _drop_call(self, call: Call) -> bool:
         """Forget a call; return whether it was open."""
         if call.backoff is not None:
             return self._backoffs.pop(call.backoff, None) is not None
         self.asked.discard(call.current.id)
+        self.queued.discard(call.current.id)
         calls = self._calls if isinstance(call.current, TaskScheduled) else self._children
         return calls.pop(call.current.id, None) is not None
 
@@ -217,6 +232,7 @@ class OpenWork:
         for table in (self._calls, self._children, self._timers, self._backoffs, self._waiters, self._unread):
             table.clear()
         self.asked.clear()
+        self.queued.clear()
         self._held_back.clear()
 
 

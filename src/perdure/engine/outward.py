@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -22,12 +22,17 @@ from perdure.base.events import (
     SubOrchestrationInstanceCompleted,
     SubOrchestrationInstanceCreated,
     SubOrchestrationInstanceFailed,
+    TaskScheduled,
     encode_event,
     encode_events,
 )
+from perdure.base.limits import Limits
 from perdure.engine.engine_events import TERMINATE
 from perdure.engine.replay import Decisions, Execution, Workflow
+from perdure.engine.rules import ticket_of
+from perdure.engine.tickets import claim_of, given_back, limited_among
 from perdure.ports.history_store import Changes, ChildStart, Lease, NewInstance, Sending
+from perdure.ports.tickets import AttemptTicket
 
 
 class Surroundings(Protocol):
@@ -43,13 +48,23 @@ class Surroundings(Protocol):
         """What the worker can execute."""
         ...
 
+    def limits_of(self, activity: str) -> Limits | None:
+        """Return the limits of an activity as this process knows them."""
+        ...
+
     def lease_for(self, started: int) -> Lease | None:
         """Return the lease that one more child starts under, after so many; None to leave it to others."""
         ...
 
 
 def changes_of(
-    execution: Execution, decisions: Decisions, around: Surroundings, workflow: str | None
+    execution: Execution,
+    decisions: Decisions,
+    around: Surroundings,
+    workflow: str | None,
+    *,
+    tickets: Collection[int] = (),
+    to_queue: Sequence[TaskScheduled] = (),
 ) -> Changes | None:
     """Return what an episode changes beyond its row, or None.
 
@@ -58,18 +73,23 @@ def changes_of(
         decisions: what it decided, and what led to it.
         around: what children start with.
         workflow: the key that the instance is kept under from now on, or None for as before.
+        tickets: the attempts that have a ticket.
+        to_queue: attempts that take one though they were decided before.
     """
+    limited = tickets or to_queue or execution.queued
     for event in decisions.events:
         if type(event) in _HANDLERS:
             break
     else:
-        if not (execution.continued or workflow or decisions.custom_status or decisions.attributes):
+        if not (limited or execution.continued or workflow or decisions.custom_status or decisions.attributes):
             return None
     writer = _Writer(execution, decisions, around)
     for event in decisions.events:
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(writer, event)
+    if limited and not execution.ended:
+        writer.note_tickets(tickets, to_queue)
     if not (writer.touched or workflow or decisions.custom_status or decisions.attributes):
         return None
     return Changes(
@@ -81,6 +101,8 @@ def changes_of(
         status=writer.status,
         custom_status=decisions.custom_status,
         attributes=decisions.attributes or {},
+        tickets=tuple(writer.tickets),
+        gives_back=writer.gives_back,
     )
 
 
@@ -91,10 +113,20 @@ class _Writer:
         self.sends: list[Sending] = []
         self.to_children: str | None = None
         self.status: Status | None = None
+        self.tickets: list[AttemptTicket] = []
+        self.gives_back: tuple[int, ...] = ()
         self._execution = execution
         self._decisions = decisions
         self._around = around
         self._leased = 0
+
+    def note_tickets(self, tickets: Collection[int], to_queue: Iterable[TaskScheduled]) -> None:
+        """Let attempts take their tickets, and give those back that are needed no more."""
+        execution, around = self._execution, self._around
+        for scheduled in (*limited_among(execution, self._decisions.actions), *to_queue):
+            self.tickets.append(claim_of(execution, scheduled, around.app_id, around.limits_of(scheduled.name)))
+        self.gives_back = given_back(self._decisions, tickets)
+        self.touched = self.touched or bool(self.tickets or self.gives_back)
 
     def start_child(self, event: SubOrchestrationInstanceCreated) -> None:
         self.touched = True
@@ -110,8 +142,9 @@ class _Writer:
             else Parent(instance_id=execution.instance_id, task_id=event.id, generation=execution.generation)
         )
         name, _, version = key.partition("@")
+        rules = None if code is None else code.rules
         given = execution.input_of(event)
-        started = ExecutionStarted(name=name, input=given, version=version, parent=parent)
+        started = ExecutionStarted(name=name, input=given, version=version, parent=parent, admission=event.admission)
         new = NewInstance(
             instance_id=event.instance_id,
             app_id=app_id,
@@ -120,15 +153,30 @@ class _Writer:
             events=encode_events([started]),
             lease=lease,
             parent=None if event.detached else execution.instance_id,
+            ticket=None if event.admission is None else ticket_of(app_id, name, event.admission, rules),
         )
-        self.starts.append(ChildStart(new=new, refused=None if event.detached else self._refusal(event)))
+        if event.detached:
+            self.starts.append(ChildStart(new=new))
+            return
+        taken = f"the instance id {event.instance_id!r} is taken; choose another one for the child workflow"
+        crowded = f"the backlog of workflow {name!r} is full; start it again later, run more at a time, or allow more"
+        self.starts.append(
+            ChildStart(
+                new=new,
+                refused=self._refusal(event, "InstanceExistsError", taken, non_retryable=True),
+                crowded=self._refusal(event, "BacklogFullError", crowded),
+            )
+        )
 
-    def _refusal(self, event: SubOrchestrationInstanceCreated) -> str:
-        failure = Failure(
-            error_type="InstanceExistsError",
-            message=f"the instance id {event.instance_id!r} is taken; choose another one for the child workflow",
-            non_retryable=True,
-        )
+    def _refusal(
+        self,
+        event: SubOrchestrationInstanceCreated,
+        error_type: str,
+        message: str,
+        *,
+        non_retryable: bool = False,
+    ) -> str:
+        failure = Failure(error_type=error_type, message=message, non_retryable=non_retryable)
         failed = SubOrchestrationInstanceFailed(
             task_id=event.id, failure=failure, generation=self._execution.generation
         )

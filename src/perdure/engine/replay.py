@@ -58,6 +58,7 @@ from perdure.engine.tasks import Task
 
 if TYPE_CHECKING:
     from perdure.engine.retention import Retention
+    from perdure.engine.rules import Rules
 
 Steps = Generator[Any, Any, Any]
 
@@ -76,6 +77,11 @@ class Workflow(Protocol):
     @property
     def keys(self) -> tuple[str, ...]:
         """What instances that it executes are kept under: its own key, then those of the versions that it follows."""
+        ...
+
+    @property
+    def rules(self) -> Rules | None:
+        """Its limits, or None."""
         ...
 
     @property
@@ -184,12 +190,12 @@ class Execution(Requests):
         finally:
             replaying_now.reset(quiet)
             if self.replaying:
-                # What the beginning of a new run sets is recorded with its first episode.
+                # What the beginning of a new run sets and cancels is recorded with its first episode.
                 self._status_known = self.custom_status
                 self.attributes = {}
+                self._cancelled = []
             self.replaying = False
             self._resolved = NOTHING
-            self._cancelled = []
 
     def advance(self, now: float, incoming: Iterable[AnyEvent], resolved: Resolved | None = None) -> Decisions:
         """Apply new events at a time; return the row they make with the decisions that follow."""
@@ -268,6 +274,12 @@ class Execution(Requests):
         if self._requested and self.replaying:
             raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
 
+    def _note_admission(self, recorded: Called) -> None:
+        if isinstance(recorded, TaskScheduled):
+            self.queued.discard(recorded.id)
+            if recorded.admission is not None:
+                self.queued.add(recorded.id)
+
     def _adopt(self, recorded: Action) -> None:
         """Let what is recorded stand in for what the code of today would have asked: policies, times, inputs."""
         match recorded:
@@ -276,6 +288,7 @@ class Execution(Requests):
                 call = (self._calls if isinstance(recorded, TaskScheduled) else self._children).get(recorded.id)
                 if call is not None:
                     call.adopt(recorded)
+                    self._note_admission(recorded)
             case TimerCreated(id=timer_id, fire_at=fire_at):
                 if timer_id in self._timers:
                     self._timers[timer_id] = (fire_at, self._timers[timer_id][1])
@@ -316,6 +329,7 @@ class Execution(Requests):
 
     def _started(self, event: ExecutionStarted) -> None:
         self.parent = event.parent
+        self.seed = event.seed or self.instance_id
         if event.generation:
             self.generation = event.generation
             self._key_prefix = f"{self.instance_id}/{event.generation}/"
@@ -330,6 +344,7 @@ class Execution(Requests):
 
     def _task_completed(self, event: TaskCompleted) -> None:
         self.asked.discard(event.task_id)
+        self.queued.discard(event.task_id)
         self._resolve(self._calls.pop(event.task_id), event.result)
 
     def _child_completed(self, event: SubOrchestrationInstanceCompleted) -> None:
@@ -345,6 +360,7 @@ class Execution(Requests):
     def _task_failed(self, event: TaskFailed) -> None:
         call = self._calls.pop(event.task_id)
         self.asked.discard(event.task_id)
+        self.queued.discard(event.task_id)
         if not self._try_again(call, event.failure):
             call.task.reject(ActivityFailedError(call.first.name, event.failure))
 
@@ -374,12 +390,21 @@ class Execution(Requests):
         call.current = self._next_attempt(call.first, call.current.attempt + 1)
         table = self._calls if isinstance(call.current, TaskScheduled) else self._children
         table[call.current.id] = call
+        if isinstance(call.current, TaskScheduled) and call.current.admission is not None:
+            self.queued.add(call.current.id)
         self._requested.append(call.current)
 
     def _next_attempt(self, first: Called, attempt: int) -> Called:
         number = self._new_id()
         if isinstance(first, TaskScheduled):
-            return TaskScheduled(id=number, name=first.name, timeout=first.timeout, attempt=attempt, retry_of=first.id)
+            return TaskScheduled(
+                id=number,
+                name=first.name,
+                timeout=first.timeout,
+                attempt=attempt,
+                retry_of=first.id,
+                admission=first.admission,
+            )
         chosen = first.instance_id != self.child_id(first.id)
         return SubOrchestrationInstanceCreated(
             id=number,
@@ -388,6 +413,7 @@ class Execution(Requests):
             app_id=first.app_id,
             attempt=attempt,
             retry_of=first.id,
+            admission=first.admission,
         )
 
     def _event_raised(self, event: EventRaised) -> None:
@@ -494,11 +520,8 @@ def _agree(recorded: Action, requested: Action) -> bool:
                 requested.detached,
             )
         case EventSent(), EventSent():
-            return (recorded.id, recorded.instance_id, recorded.name) == (
-                requested.id,
-                requested.instance_id,
-                requested.name,
-            )
+            # Not to whom: a fork has another id, of which ids of others are made.
+            return (recorded.id, recorded.name) == (requested.id, requested.name)
         case TimerCreated(), TimerCreated():
             return (recorded.id, recorded.retry_of) == (requested.id, requested.retry_of)
         case ExecutionCompleted(), ExecutionCompleted():

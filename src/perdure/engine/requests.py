@@ -15,6 +15,7 @@ from perdure.base.codec import ConversationKey, Encoded, Link, Reference, encode
 from perdure.base.errors import TaskCancelledError, UsageError
 from perdure.base.events import (
     Action,
+    Admission,
     Called,
     EventRaised,
     EventSent,
@@ -24,7 +25,7 @@ from perdure.base.events import (
     TimerCreated,
 )
 from perdure.base.ids import require_text, require_usable_id
-from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, PATCHED, TERMINATE
+from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, FORKED, PATCHED, TERMINATE
 from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
 
@@ -44,6 +45,7 @@ class Requests(OpenWork):
         evicted: whether the function is being unwound, so that what it still asks for is nobody's any more.
         custom_status: what the code last set, encoded as JSON; None while it has set nothing.
         attributes: those that the code set since the last episode.
+        seed: what identifiers and random numbers are made of.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class Requests(OpenWork):
         "instance_id",
         "now",
         "replaying",
+        "seed",
     )
 
     def __init__(self, instance_id: str) -> None:
@@ -76,6 +79,7 @@ class Requests(OpenWork):
         self.evicted = False
         self.custom_status: str | None = None
         self.attributes: dict[str, Attribute] = {}
+        self.seed = instance_id
         self._next_id = 0
         self._identifiers = 0
         self._key_prefix = f"{instance_id}/"
@@ -98,6 +102,7 @@ class Requests(OpenWork):
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         convert: Convert | None = None,
+        admission: Admission | None = None,
     ) -> Task[Any]:
         """Decide to call an activity.
 
@@ -107,6 +112,7 @@ class Requests(OpenWork):
             retry: recorded with the call.
             timeout: seconds that one attempt may take.
             convert: turns the plain result into what the code expects, such as a model.
+            admission: how each attempt waits for its turn; None when nothing limits it.
 
         Raises:
             NotSerializableError: the argument is not data.
@@ -114,13 +120,18 @@ class Requests(OpenWork):
         """
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise UsageError(f"the timeout of activity {name!r} is {timeout}; use a positive number, or None")
-        _require_policy(retry)
+        if retry is not None:
+            _require_policy(retry)
         if self.evicted:
             return _unreachable()
         encoded = self._keep(encode(argument, f"the input of activity {name!r}"))
-        scheduled = TaskScheduled(id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout)
+        scheduled = TaskScheduled(
+            id=self._new_id(), name=name, input=encoded.raw, retry=retry, timeout=timeout, admission=admission
+        )
         call = Call(scheduled, self.now, convert)
         self._calls[scheduled.id] = call
+        if admission is not None:
+            self.queued.add(scheduled.id)
         self._requested.append(scheduled)
         return call.task
 
@@ -134,6 +145,7 @@ class Requests(OpenWork):
         retry: RetryPolicy | None = None,
         convert: Convert | None = None,
         detached: bool = False,
+        admission: Admission | None = None,
     ) -> tuple[str, Task[Any]]:
         """Decide to call a child workflow.
 
@@ -145,6 +157,7 @@ class Requests(OpenWork):
             retry: recorded with the call; each attempt is another instance.
             convert: turns the plain result into what the code expects, such as a model.
             detached: start it, and be told nothing of its end; its task is finished at once.
+            admission: how it waits for its turn; None when nothing is known to limit it.
 
         Returns:
             the child's id, and the task of its result.
@@ -155,7 +168,8 @@ class Requests(OpenWork):
         """
         if instance_id is not None:
             require_usable_id(instance_id)
-        _require_policy(retry)
+        if retry is not None:
+            _require_policy(retry)
         if self.evicted:
             return "", _unreachable()
         encoded = self._keep(encode(argument, f"the input of child workflow {name!r}"))
@@ -168,6 +182,7 @@ class Requests(OpenWork):
             app_id=app_id,
             detached=detached,
             retry=retry,
+            admission=admission,
         )
         self._requested.append(created)
         call = Call(created, self.now, convert)
@@ -252,14 +267,15 @@ class Requests(OpenWork):
             if task.done:
                 continue
             # At first itself: one that is made of others must not take the first cancelled one for a winner.
+            source = task.source
             task.reject(TaskCancelledError(task.reason or "a task"))
-            if isinstance(task.source, list):
-                self.cancel(task.source)
+            if isinstance(source, list):
+                self.cancel(source)
             else:
-                self._withdraw(task)
+                self._withdraw(task, source)
 
-    def _withdraw(self, task: Task[Any]) -> None:
-        match task.source:
+    def _withdraw(self, task: Task[Any], source: object) -> None:
+        match source:
             case Call() as call:
                 if not self._drop_call(call):
                     return
@@ -324,13 +340,19 @@ class Requests(OpenWork):
     def new_uuid(self) -> uuid.UUID:
         """Return an identifier that is the same on every replay, and another one at every call."""
         self._identifiers += 1
-        return uuid.uuid5(_NAMESPACE, f"{self.instance_id}/{self.generation}/{self._identifiers}")
+        return uuid.uuid5(_NAMESPACE, f"{self.seed}/{self.generation}/{self._identifiers}")
 
     def random(self) -> random.Random:
         """Return the run's own source of numbers, the same on every replay; of no use for secrets."""
         if self._random is None:
-            self._random = random.Random(f"{self.instance_id}/{self.generation}")  # noqa: S311 - as it says
+            self._random = random.Random(f"{self.seed}/{self.generation}")  # noqa: S311 - as it says
         return self._random
+
+    def _note_engine_event(self, name: str, value: Any) -> None:
+        if name == FORKED:
+            self.seed, self._random = value, None
+        else:
+            super()._note_engine_event(name, value)
 
     def _note(self, name: str, value: Any) -> None:
         if not self.replaying and not self.evicted:
@@ -387,8 +409,8 @@ def require_users_event(name: str) -> None:
         raise UsageError(f"event names that begin with {ENGINE_EVENT!r} are the engine's own; choose another one")
 
 
-def _require_policy(retry: RetryPolicy | None) -> None:
-    if retry is not None and not isinstance(retry, RetryPolicy):
+def _require_policy(retry: object) -> None:
+    if not isinstance(retry, RetryPolicy):
         raise UsageError(f"retry_policy is {retry!r:.80}; use a RetryPolicy, or None")
 
 

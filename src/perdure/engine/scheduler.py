@@ -212,6 +212,7 @@ class Scheduler:
             held = self._worker.held.get(key)
             if held is None or signals[-1].position <= held.last_signal:
                 continue
+            held.see(signals)
             try:
                 self._worker.deliver(held, await read_signals(self._store, signals))
             except StoreCorruptError as error:
@@ -247,11 +248,13 @@ class Scheduler:
             if held is None:
                 cold.append(instance)
             else:
+                held.see(instance.signals)
                 await self._guarded(held, self._resume(held, instance))
         histories: dict[int, list[HistoryRow]] = {}
         for instance in cold:
             code = self._workflows[instance.workflow]
             held = Held(instance.key, instance.instance_id, code, instance.next_seq, instance.workflow)
+            held.see(instance.signals)
             await self._guarded(held, self._recover(held, instance, cold, histories))
 
     async def _guarded(self, held: Held, work: Coroutine[Any, Any, None]) -> None:
@@ -278,4 +281,5 @@ class Scheduler:
             histories.update(await self._store.load([other.key for other in cold]))
         rows = histories[instance.key]
         resolved = await resolve_history(self._store, rows)
-        self._worker.recover(held, rows, resolved, await read_signals(self._store, instance.signals))
+        news = await read_signals(self._store, instance.signals)
+        self._worker.recover(held, rows, resolved, news, instance.tickets)

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from perdure.base.codec import Resolved, decode
-from perdure.base.events import AnyEvent, EventRaised, TaskScheduled, decode_event
+from perdure.base.events import (
+    AnyEvent,
+    EventRaised,
+    ExecutionResumed,
+    ExecutionSuspended,
+    TaskScheduled,
+    decode_event,
+)
 from perdure.engine.activity import Outcome, answered
 from perdure.engine.engine_events import ANSWERED
 from perdure.engine.replay import Execution
@@ -27,6 +34,17 @@ async def read_signals(store: HistoryStore, signals: Sequence[Signal]) -> News:
     """Return the events of some signals."""
     events = [decode_event(signal.event) for signal in signals]
     return News(signals, events, await resolve(store, incoming_values(events)))
+
+
+def suspension_in(events: Iterable[AnyEvent]) -> str | None:
+    """Return why an instance is suspended once these events have reached it, or None when it is not."""
+    reason: str | None = None
+    for event in events:
+        if isinstance(event, ExecutionSuspended):
+            reason = event.reason
+        elif isinstance(event, ExecutionResumed):
+            reason = None
+    return reason
 
 
 class Answers(msgspec.Struct, gc=False):

@@ -17,7 +17,7 @@ class Task(Generic[T]):
     Attributes:
         done: whether it has a result or an error.
         reason: what it stands for, in words.
-        source: what it stands for, to whoever made it.
+        source: what it stands for, to whoever made it; None once it is done.
     """
 
     __slots__ = ("_error", "_parents", "_result", "done", "reason", "source")
@@ -68,6 +68,8 @@ class Task(Generic[T]):
         if self.done:
             return
         self.done, self._result, self._error = True, result, error
+        # Of no use any more, and a call refers to its task: together they would be garbage for the collector to find.
+        self.source = None
         for parent in self._parents:
             parent.child_done(self)
         self._parents.clear()

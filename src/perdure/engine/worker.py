@@ -36,14 +36,26 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.base.faults import crash_point
+from perdure.base.limits import Limits
 from perdure.engine.activity import ActivityCall, ActivityRunner
-from perdure.engine.engine_events import NOT_STARTED, STARTED
+from perdure.engine.engine_events import NOT_STARTED, QUEUED, STARTED
 from perdure.engine.held import Held, Turnout, WorkerOptions, with_outcomes
 from perdure.engine.outward import changes_of, next_generation
 from perdure.engine.replay import Decisions, Execution, Workflow
-from perdure.engine.signals import News, take_answers
+from perdure.engine.signals import News, suspension_in, take_answers
+from perdure.engine.tickets import granted_in, without_ticket
 from perdure.engine.values import resolve_history
-from perdure.ports.history_store import Changes, Episode, HistoryStore, Lease, Park, Started
+from perdure.ports.history_store import (
+    NO_RESULTS,
+    NO_TICKETS,
+    Changes,
+    Episode,
+    HistoryStore,
+    Lease,
+    Park,
+    Results,
+    Started,
+)
 
 _log = logging.getLogger("perdure.worker")
 _RETRY_SECONDS = 0.25
@@ -101,6 +113,7 @@ class Worker:
         self._parked = parked
         self._lease_lost = lease_lost
         self._news = news
+        self._next_grant: float | None = None
         self._stopping = False
         self._store_down = False
         self._warm: OrderedDict[int, Held] = OrderedDict()
@@ -111,6 +124,10 @@ class Worker:
     def has_room(self) -> bool:
         """Whether this worker takes further instances."""
         return not self._stopping and self.lease is not None and len(self.held) < self._options.max_running
+
+    def limits_of(self, activity: str) -> Limits | None:
+        """Return the limits of an activity as this process knows them."""
+        return self._activities.limits_of(activity)
 
     def lease_for(self, started: int) -> Lease | None:
         """Return the lease that one more child starts under, after so many; None when there is no room here."""
@@ -153,10 +170,18 @@ class Worker:
         held.take_in(news)
         self._advance(held)
 
-    def recover(self, held: Held, rows: Sequence[HistoryRow], resolved: Resolved, news: News) -> None:
+    def recover(
+        self,
+        held: Held,
+        rows: Sequence[HistoryRow],
+        resolved: Resolved,
+        news: News,
+        tickets: Mapping[int, bool] = NO_TICKETS,
+    ) -> None:
         """Go on with a claimed instance from its history.
 
-        Attempts that the history left open were cut off by a crash, unless their worker recorded otherwise.
+        Attempts that the history left open were cut off by a crash, unless their worker recorded otherwise, or their
+        tickets say that they wait for their turn.
         """
         self._hold(held)
         ends = next((event for event in news.events if isinstance(event, ExecutionTerminated)), None)
@@ -167,10 +192,18 @@ class Worker:
             held.enqueue(ends)
             self._advance(held)
             return
+        reason = suspension_in(news.events)
+        if len(rows) == 1 and reason is not None:
+            # It has not begun, and does not until it is resumed; that is in its inbox, for whoever it is then.
+            held.busy = True
+            waits = msgspec.json.encode({"suspended": reason}).decode()
+            self._chore(self._give_back(held, due=None, waits=waits, stalled=True, status=Status.SUSPENDED))
+            return
         if not self._replayed(held, rows, resolved):
             return
         if len(rows) > 1:
             # The row of acceptance holds no decisions: what its code asks for now is yet to be recorded, then begun.
+            self._find_places(held, news, tickets)
             self._start_interrupted(held, news)
         held.take_in(news)
         self._advance(held)
@@ -196,15 +229,30 @@ class Worker:
             _log.exception("instance %s cannot be replayed", held.instance_id)
             self._begin_stall(held, f"{type(error).__name__}: {error}")
             return False
+        execution.queued.difference_update(held.admitted)
         held.execution = execution
         return True
+
+    def _find_places(self, held: Held, news: News, tickets: Mapping[int, bool]) -> None:
+        """Tell attempts that wait for their turn from those that a crash cut off after they had got it."""
+        execution = held.execution
+        assert execution is not None
+        held.tickets = frozenset(tickets)
+        if not execution.queued:
+            return
+        told = {one.id for one in granted_in(execution, news.events)}
+        held.admit([task for task in execution.queued if tickets.get(task) and task not in told])
+        held.to_queue = without_ticket(execution, tickets)
+        if held.to_queue:
+            # Recorded before they take their tickets: a crash from then on may interrupt them.
+            held.enqueue(EventRaised(name=QUEUED, input=encode([task.id for task in held.to_queue]).raw))
 
     def _start_interrupted(self, held: Held, news: News) -> None:
         assert held.execution is not None
         # A fork brings outcomes along that its source recorded.
         settled = {event.task_id for event in news.events if isinstance(event, TaskCompleted | TaskFailed)}
         for scheduled in held.execution.pending_activities():
-            if scheduled.id in settled:
+            if scheduled.id in settled or scheduled.id in held.execution.queued:
                 continue
             if scheduled.id in held.execution.not_started:
                 held.to_start.append(scheduled)
@@ -223,13 +271,18 @@ class Worker:
         waits = msgspec.json.encode({"stalled": why}).decode()
         await self._give_back(held, due=None, waits=waits, stalled=True)
 
-    async def _give_back(self, held: Held, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def _give_back(
+        self, held: Held, *, due: float | None, waits: str | None, stalled: bool, status: Status | None = None
+    ) -> None:
         held.busy = True
         held.abandon()
         lease = self.lease
         while lease is not None and self.lease is lease:
             try:
-                await self._store.release(lease, held.key, due=due, waits=waits, stalled=stalled)
+                seen = held.seen if stalled else None
+                await self._store.release(
+                    lease, held.key, due=due, waits=waits, stalled=stalled, seen=seen, status=status
+                )
                 # What is in its inbox may have made it due at once.
                 self._parked(held.instance_id, None if stalled else 0.0)
                 break
@@ -268,7 +321,7 @@ class Worker:
             self._begin_stall(held, f"{type(error).__name__}: {error}")
             return
         park = self._park(held)
-        if decisions.empty and not turnout.consumed:
+        if not decisions.events and decisions.empty and not turnout.consumed:
             self._nothing_happened(held, park)
             return
         held.busy = True
@@ -279,6 +332,9 @@ class Worker:
             held.keep_under(held.kept_under)
             events = next_generation(execution, held.workflow)
             turnout = held.put_back(turnout, decisions.taken)
+        changes = changes_of(execution, decisions, self, held.new_key, tickets=held.tickets, to_queue=held.to_queue)
+        if changes is not None and changes.tickets and park is not None:
+            park = msgspec.structs.replace(park, unless_granted=True)
         episode = Episode(
             key=held.key,
             seq=held.next_seq,
@@ -288,7 +344,7 @@ class Worker:
             links=[*turnout.links, *decisions.links] if turnout.links else decisions.links,
             consumed=turnout.consumed,
             park=park,
-            changes=changes_of(execution, decisions, self, held.new_key),
+            changes=changes,
         )
         if held.new_key is not None:
             held.keep_under(held.new_key)
@@ -313,22 +369,26 @@ class Worker:
         assert execution is not None
         if execution.completed is not None:
             return Park(status=execution.completed.status)
-        if execution.continued is not None or not execution.only_asks or held.runs_any(execution):
+        if execution.continued is not None or not execution.only_waits or held.runs_any(execution):
             return None
         waits = msgspec.json.encode(execution.waits()).decode()
         status = Status.RUNNING if execution.suspended is None else Status.SUSPENDED
         return Park(status=status, due=execution.next_timer(), waits=waits)
 
     def _committed(
-        self, held: Held, episode: Episode, decisions: Decisions, outcome: Exception | Sequence[Started] | None
+        self, held: Held, episode: Episode, decisions: Decisions, outcome: Exception | Results | None
     ) -> None:
         """Go on after an episode: begin what it decided, now that it is durable."""
         if outcome is not None and isinstance(outcome, Exception):
             self._refused(held, episode, decisions, outcome)
             return
         crash_point("episode.after_commit")
+        results = outcome or NO_RESULTS
         if episode.changes is not None:
-            self._begin_children(episode.changes, outcome or (), decisions.resolved)
+            self._begin_children(episode.changes, results.started, decisions.resolved)
+            held.note_tickets(episode.changes, results.granted)
+        if results.woken or results.next_grant is not None:
+            self._note_grants(results)
         if self._store_down:
             self._store_down = False
             _log.warning("the store takes commits again")
@@ -342,7 +402,7 @@ class Worker:
             self._end(held, execution.completed, decisions.resolved)
         elif execution.continued is not None:
             self._renew(held)
-        elif episode.park is not None:
+        elif episode.park is not None and not (episode.park.unless_granted and results.granted):
             self._set_aside(held, episode.park)
         else:
             if decisions.cancelled:
@@ -357,11 +417,17 @@ class Worker:
     def _begin_children(self, changes: Changes, started: Sequence[Started], resolved: Resolved) -> None:
         for start, outcome in zip(changes.starts, started, strict=True):
             new = start.new
-            if not outcome.created or new.lease is None or new.lease is not self.lease:
+            if not outcome.created or outcome.waits or new.lease is None or new.lease is not self.lease:
                 continue
             child = Held(outcome.key, new.instance_id, self.workflows[new.workflow], 1, new.workflow)
             self.begin(child, HistoryRow(0, new.at, decode_events(new.events)), resolved)
         if changes.sends or changes.starts or changes.to_children is not None:
+            self._news()
+
+    def _note_grants(self, results: Results) -> None:
+        """Have instances taken up that got their turn, and a look planned for when others do."""
+        if results.woken or results.next_grant != self._next_grant:
+            self._next_grant = results.next_grant
             self._news()
 
     def _renew(self, held: Held) -> None:
@@ -378,8 +444,9 @@ class Worker:
             scheduled = held.to_start.pop(0)
             if held.execution.is_pending(scheduled.id):
                 self._start(held, scheduled, None, interrupted=False)
+        queued = held.execution.queued
         for action in decisions.actions:
-            if type(action) is TaskScheduled and action.id not in decisions.cancelled:
+            if type(action) is TaskScheduled and action.id not in decisions.cancelled and action.id not in queued:
                 at_hand = decisions.resolved if action.retry_of is None else None
                 self._start(held, action, at_hand, interrupted=False)
         self._arm(held)
@@ -529,7 +596,7 @@ class Worker:
         if held.execution is None or held.busy:
             return
         never = [task.id for task in held.execution.pending_activities() if task.id not in held.running]
-        never = [task for task in never if task not in held.execution.asked]
+        never = [task for task in never if task not in held.execution.asked and task not in held.execution.queued]
         if never:
             event: AnyEvent = EventRaised(name=NOT_STARTED, input=encode(never).raw)
             held.enqueue(event)
@@ -572,4 +639,6 @@ def _decide(held: Held, execution: Execution, now: float) -> tuple[Turnout, Deci
         answers = take_answers(execution, turnout.events, turnout.resolved)
         held.to_start.extend(answers.to_start)
         turnout = with_outcomes(turnout, answers.outcomes)
+    if execution.queued:
+        held.to_start.extend(granted_in(execution, turnout.events))
     return turnout, execution.advance(now, turnout.events, turnout.resolved)

@@ -25,9 +25,12 @@ import msgspec
 from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import UsageError
 from perdure.base.events import HistoryRow, Status
+from perdure.base.limits import Limits
+from perdure.ports.tickets import AttemptTicket, Queue, Ticket
 
 NO_BLOBS: Mapping[str, bytes] = {}
 NO_ATTRIBUTES: Mapping[str, str | int | float | bool] = {}
+NO_TICKETS: Mapping[int, bool] = {}
 
 
 class News(enum.Flag):
@@ -71,6 +74,7 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         attributes: its custom attributes.
         replaces: an instance of the app that has ended and has the same id makes way: it is purged, and with it the
             child workflows below it that have ended.
+        ticket: how it waits for its turn, from when it is due; None to go by the limits that the store knows, if any.
     """
 
     instance_id: str
@@ -84,6 +88,7 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent: str | None = None
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
     replaces: bool = False
+    ticket: Ticket | None = None
 
 
 def begins_at(new: NewInstance) -> float:
@@ -101,6 +106,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         workflow: what the instance that has the id now is kept under.
         events: its first history row, encoded.
         status: where it stands.
+        waits: whether it was created and waits for its turn; then it belongs to nobody, whatever lease was named.
     """
 
     key: int
@@ -109,6 +115,12 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     workflow: str
     events: str
     status: Status = Status.RUNNING
+    waits: bool = False
+
+
+def not_started(new: NewInstance) -> Started:
+    """Return the answer to a child start that a full backlog refused."""
+    return Started(key=0, created=False, app_id=new.app_id, workflow=new.workflow, events="")
 
 
 class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -118,11 +130,13 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         status: RUNNING for one that waits, SUSPENDED for one that is held, otherwise how it ended.
         due: when to wake it, in seconds since the epoch; None for not before a signal.
         waits: what it waits for, as JSON text for people; None when it is finished.
+        unless_granted: it stays with its worker if one of the episode's own tickets is granted at once.
     """
 
     status: Status
     due: float | None = None
     waits: str | None = None
+    unless_granted: bool = False
 
 
 class ChildStart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -131,10 +145,12 @@ class ChildStart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         new: the child.
         refused: the encoded event that the caller's inbox gets instead when the id is taken; None for none.
+        crowded: the one that it gets when the backlog of the child's workflow is full.
     """
 
     new: NewInstance
     refused: str | None = None
+    crowded: str | None = None
 
 
 class Sending(msgspec.Struct, frozen=True, gc=False):
@@ -161,6 +177,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         status: where it stands now, when it does not leave its worker; None for as before.
         custom_status: JSON that its code set; None for as before.
         attributes: custom attributes that its code set.
+        tickets: those that attempts of activities take.
+        gives_back: attempts whose tickets are no longer needed.
     """
 
     starts: tuple[ChildStart, ...] = ()
@@ -171,6 +189,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: Status | None = None
     custom_status: str | None = None
     attributes: Mapping[str, str | int | float | bool] = NO_ATTRIBUTES
+    tickets: tuple[AttemptTicket, ...] = ()
+    gives_back: tuple[int, ...] = ()
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -222,6 +242,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         workflow: its workflow's name.
         next_seq: number of the next history row.
         signals: its inbox, oldest first.
+        tickets: those of its activities, by the attempt's id: whether they are granted.
     """
 
     key: int
@@ -229,6 +250,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     workflow: str
     next_seq: int
     signals: tuple[Signal, ...] = ()
+    tickets: Mapping[int, bool] = NO_TICKETS
 
 
 class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -244,7 +266,9 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         finished_at: seconds since the epoch, or None.
         owner: name of the worker that executes it, or None.
         due: when it wants attention, or None.
-        waits: JSON text of what it waits for, as of its last episode; None while it is busy or finished.
+        waits: JSON text of what it waits for, as of its last episode; None while it is busy or finished. Whether it
+            waits for its turn, and how many are before it, is as of now; long lists and :meth:`HistoryStore.find_all`
+            need not say that.
         recoveries: how many workers died while they owned it.
         parent: id of the instance that called it, or None.
         custom_status: JSON that its code set, or None.
@@ -313,7 +337,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         new: who it is; its first row comes with the others.
         rows: the encoded rows (seq, at, events), in order: the very first one, and those from ``base`` on.
         base: number of the first row of its last generation.
-        park: how it stands: waiting, or ended. A waiting one is due when this says.
+        park: how it stands: waiting, or ended. A waiting one is due when this says; one that is due at a time waits for
+            its turn, too.
         finished_at: when it ended, or None.
         custom_status: JSON that its code set, or None.
         blobs: content that the rows and links refer to and that the store may lack.
@@ -334,8 +359,26 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     source: int | None = None
 
 
-Appended = Callable[[Exception | Sequence[Started] | None], None]
-"""Told what became of an episode: refused with an error, or durable, with the outcomes of its child starts if any."""
+class Results(msgspec.Struct, frozen=True, gc=False):
+    """What became of an episode that changed more than its history.
+
+    Attributes:
+        started: the outcomes of its child starts, in their order.
+        granted: attempts of the instance whose tickets were granted at once.
+        woken: whether other instances got their turn.
+        next_grant: when the next one gets its turn, if that is a matter of time; seconds since the epoch.
+    """
+
+    started: tuple[Started, ...] = ()
+    granted: tuple[int, ...] = ()
+    woken: bool = False
+    next_grant: float | None = None
+
+
+NO_RESULTS = Results()
+
+Appended = Callable[[Exception | Results | None], None]
+"""Told what became of an episode: refused with an error, or durable, with its results if it has any."""
 
 
 class HistoryStore(Protocol):
@@ -398,6 +441,7 @@ class HistoryStore(Protocol):
         """Accept an instance, or find the one that has its id already.
 
         Raises:
+            BacklogFullError: as many as may do so wait for their turn already.
             StaleLeaseError: ``new.lease`` is no longer valid.
         """
         ...
@@ -405,16 +449,33 @@ class HistoryStore(Protocol):
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
         """Add an episode to the history of an instance that the lease owns, with all its changes or not at all.
 
-        ``done`` is called in the event loop: once the episode is durable with the outcomes of its child starts in
-        their order, or None when it has none; or with the error that refused it (StaleLeaseError, or another
+        ``done`` is called in the event loop: once the episode is durable with its results, or None when it has none;
+        or with the error that refused it (StaleLeaseError, or another
         StoreError after which the same episode may be appended again).
         """
         ...
 
-    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back without adding to its history.
 
-        Its inbox makes it due at once, unless it is stalled: then only a further signal does.
+        Args:
+            lease: the owner's.
+            key: the instance.
+            due: when it wants attention, or None; its inbox makes it due at once, unless it is stalled.
+            waits: JSON text of what it waits for, or None.
+            stalled: only a further signal makes it due before that.
+            seen: position of the last signal that is no further one; None for the last one in the inbox.
+            status: where it stands from now on; None for as before.
 
         Raises:
             StaleLeaseError: the lease is no longer valid, or does not own the instance.
@@ -424,7 +485,15 @@ class HistoryStore(Protocol):
     async def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
         """Put an event into the inbox of an instance; return the instance's status, None when it does not exist.
 
-        Only an instance that has not ended takes the event.
+        Only an instance that has not ended takes the event. One that waits for its turn is not due because of it,
+        unless the event ends it.
+        """
+        ...
+
+    async def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
+        """Let these limits hold from now on; tickets that they let in are granted.
+
+        A queue that the store does not know and that has no limits is left out.
         """
         ...
 
@@ -432,7 +501,7 @@ class HistoryStore(Protocol):
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
         Only instances of the lease's app and of the named workflows are claimed. One that was PENDING is RUNNING from
-        then on.
+        then on. Tickets whose time has come are granted before.
 
         Raises:
             StaleLeaseError: the lease is no longer valid.
@@ -448,7 +517,9 @@ class HistoryStore(Protocol):
         ...
 
     async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
-        """Return the earliest ``due`` of what :meth:`claim` would give the lease sooner or later, or None."""
+        """Return the earliest ``due`` of what :meth:`claim` would give the lease sooner or later, or the time at which
+        a ticket of its app is granted, or None.
+        """
         ...
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:

@@ -34,6 +34,8 @@ class Runtime(Protocol):
         start_at: float | dt.timedelta | dt.datetime | None = None,
         attributes: Mapping[str, str | float | bool] | None = None,
         reuse: Reuse = "attach",
+        key: str | int | None = None,
+        priority: int | None = None,
     ) -> str:
         """Start an instance and return its id.
 
@@ -44,8 +46,11 @@ class Runtime(Protocol):
             start_at: when to begin: seconds from now, a timedelta from now, or a datetime; until then it is PENDING.
             attributes: custom attributes, by which it is found.
             reuse: what to do when the id is taken.
+            key: of a limited workflow: what this run counts for, such as a tenant; None for what the workflow declares.
+            priority: of a limited workflow, from -1000 to 1000: higher goes first; None for what it declares.
 
         Raises:
+            BacklogFullError: as many runs as its limits allow wait for their turn already.
             InstanceExistsError: the id is taken, and ``reuse`` does not allow that.
             NotSerializableError: the input is not data.
             UsageError: an argument is unusable.

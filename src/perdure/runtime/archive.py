@@ -12,8 +12,9 @@ from perdure.base.codec import Link, blob_references, conversation_references, s
 from perdure.base.errors import InstanceExistsError, InstanceNotFoundError, UsageError
 from perdure.base.events import Status, begins_generation, decode_event, decode_events
 from perdure.base.ids import digest, require_usable_id
-from perdure.ports.history_store import HistoryStore, NewInstance, Park, Restored
+from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Park, Restored
 
+_LOOKS = 20
 _IMPORTED = "it was imported: resume it once nobody executes it elsewhere"
 
 
@@ -63,11 +64,9 @@ async def export_instance(store: HistoryStore, instance_id: str) -> bytes:
     Raises:
         InstanceNotFoundError: no such instance.
         StoreCorruptError: content that the history refers to is missing.
+        UsageError: it goes on faster than it can be read.
     """
-    record = await store.find(instance_id)
-    if record is None:
-        raise InstanceNotFoundError(instance_id)
-    rows, inbox = await store.rows(record.key), await store.waiting(record.key)
+    record, rows, inbox = await _standstill(store, instance_id)
     blobs, links = await _beside(store, [*(events for _, _, events in rows), *inbox])
     document = Document(
         instance_id=record.instance_id,
@@ -86,6 +85,23 @@ async def export_instance(store: HistoryStore, instance_id: str) -> bytes:
         links=[(one.root, one.depth, one.digest, one.parent, msgspec.Raw(one.message)) for one in links],
     )
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1)
+
+
+async def _standstill(
+    store: HistoryStore, instance_id: str
+) -> tuple[InstanceRecord, list[tuple[int, float, str]], list[str]]:
+    """Return an instance, its rows and its inbox as they are at one moment.
+
+    Between two looks an event may pass from the inbox into the history, so nothing may have moved meanwhile.
+    """
+    for _ in range(_LOOKS):
+        record = await store.find(instance_id)
+        if record is None:
+            raise InstanceNotFoundError(instance_id)
+        rows, inbox = await store.rows(record.key), await store.waiting(record.key)
+        if await store.find(instance_id) == record and await store.rows(record.key) == rows:
+            return record, rows, inbox
+    raise UsageError(f"run {instance_id!r} goes on faster than it can be exported: suspend it first")
 
 
 async def _beside(store: HistoryStore, texts: Iterable[str]) -> tuple[dict[str, bytes], list[Link]]:

@@ -8,6 +8,7 @@ import datetime as dt
 import gc
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -42,12 +43,14 @@ from perdure.base.events import (
 from perdure.base.faults import crash_point
 from perdure.base.ids import new_instance_id as fresh_instance_id
 from perdure.base.ids import require_text, require_usable_id
+from perdure.base.limits import Limits
 from perdure.base.schedule import Schedule
 from perdure.engine.activity import ActivityRunner
 from perdure.engine.engine_events import ANSWERED
 from perdure.engine.held import Held, WorkerOptions
 from perdure.engine.requests import require_users_event, usable_attributes
 from perdure.engine.retention import purge_ended
+from perdure.engine.rules import Key, admission, ticket_of
 from perdure.engine.scheduler import Scheduler
 from perdure.engine.worker import Worker
 from perdure.ports.history_store import (
@@ -60,6 +63,7 @@ from perdure.ports.history_store import (
     News,
 )
 from perdure.ports.runtime import Reuse
+from perdure.ports.tickets import Queue
 from perdure.runtime.forks import Edit, fork, path_of
 from perdure.runtime.location import DEFAULT_APP
 from perdure.runtime.starting import age_of, moment_of, require_ended, require_known_reuse, require_reusable
@@ -107,6 +111,7 @@ class EmbeddedRuntime:
         self._scheduler: Scheduler | None = None
         self._activities: ActivityRunner | None = None
         self._supply: asyncio.Task[None] | None = None
+        self._declared: Mapping[Queue, Limits] = {}
         self._stop_listening: Callable[[], None] | None = None
         self._store_tells: bool | None = None
         self._ends = Ends(store, self._is_here, self._listens)
@@ -133,6 +138,7 @@ class EmbeddedRuntime:
 
     async def _open_worker(self) -> None:
         _calm_garbage_collector(self._options.gc_threshold)
+        _share_interpreter(self._options.switch_interval)
         add_schedules(self.registry)
         name = f"{self._name}@{socket.gethostname()}:{os.getpid()}"
         self._activities = ActivityRunner(self.store, self.registry.activities.get, self._options.threads)
@@ -158,6 +164,7 @@ class EmbeddedRuntime:
             options=self._options,
             poll=self._poll_seconds(),
         )
+        await self._declare_limits()
         self._worker.lease = await self.store.join(name, self._app_id)
         self._supply = asyncio.create_task(self._scheduler.run())
 
@@ -227,28 +234,35 @@ class EmbeddedRuntime:
         start_at: float | dt.timedelta | dt.datetime | None = None,
         attributes: Mapping[str, str | float | bool] | None = None,
         reuse: Reuse = "attach",
+        key: Key | None = None,
+        priority: int | None = None,
     ) -> str:
         """Start an instance and return its id once it is durable; see :class:`~perdure.ports.runtime.Runtime`."""
         if instance_id is not None:
             require_usable_id(instance_id)
         require_known_reuse(reuse)
-        key = self.registry.newest(workflow) if isinstance(workflow, str) else self.registry.add_workflow(workflow)
-        name, version = split_key(key)
+        code = self.registry.newest(workflow) if isinstance(workflow, str) else self.registry.add_workflow(workflow)
+        name, version = split_key(code)
+        rules = self.registry.rules_of(code)
+        waits = admission(f"workflow {name!r}", rules, input, key, priority)
         encoded = encode(input, f"the input of workflow {name!r}", references=False)
         now = self._clock.now()
         due = None if start_at is None else moment_of(start_at, now)
         new = NewInstance(
             instance_id=instance_id or fresh_instance_id(),
             app_id=self._app_id,
-            workflow=key,
+            workflow=code,
             at=now,
-            events=encode_events([ExecutionStarted(name=name, version=version, input=encoded.raw)]),
+            events=encode_events([ExecutionStarted(name=name, version=version, input=encoded.raw, admission=waits)]),
             blobs=encoded.blobs,
-            lease=self._lease_for(key) if due is None or due <= now else None,
+            lease=self._lease_for(code) if due is None or due <= now else None,
             due=due,
             attributes=usable_attributes(attributes or {}),
             replaces=reuse in {"replace", "terminate"},
+            ticket=None if waits is None else ticket_of(self._app_id, name, waits, rules),
         )
+        if rules is not None:
+            await self._declare_limits(name)
         if new.lease is None:
             await self._accept(new, encoded, reuse)
         else:
@@ -284,6 +298,14 @@ class EmbeddedRuntime:
         except InstanceExistsError:
             return await self.start(SCHEDULE_WORKFLOW, progress, instance_id=schedule_id(name), reuse="terminate")
 
+    async def _declare_limits(self, workflow: str | None = None) -> None:
+        """Let the limits of the code here hold, unless they were declared since the given workflow was registered."""
+        known = workflow is not None and Queue(self._app_id, "workflow", workflow) in self._declared
+        if self._worker is not None and not known:
+            limits = self.registry.limits(self._app_id)
+            await self.store.declare(limits, self._clock.now())
+            self._declared = limits
+
     def _lease_for(self, key: str) -> Lease | None:
         worker = self._worker
         return worker.lease if worker is not None and worker.has_room and key in self.registry.workflows else None
@@ -303,7 +325,7 @@ class EmbeddedRuntime:
             await self._accept(new, encoded, "replace")
         elif not started.created:
             require_reusable(new, started, reuse)
-        elif self._worker is None or new.lease is None or self._worker.lease != new.lease:
+        elif self._worker is None or new.lease is None or self._worker.lease != new.lease or started.waits:
             # Also when the lease was lost before the answer came: then the instance is whoever's claims it.
             self.look_for_work()
         else:
@@ -489,6 +511,11 @@ class EmbeddedRuntime:
             raise InstanceNotFoundError(instance_id)
         self.look_for_work()
         return status
+
+
+def _share_interpreter(interval: float | None) -> None:
+    if interval is not None and interval < sys.getswitchinterval():
+        sys.setswitchinterval(interval)
 
 
 def _calm_garbage_collector(threshold: int | None) -> None:

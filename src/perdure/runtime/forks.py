@@ -21,8 +21,10 @@ from perdure.base.events import (
     encode_event,
     encode_events,
 )
-from perdure.engine.forking import Cut, answered, as_child_of, cut, recalled
+from perdure.engine.forking import Cut, answered, cut, goes_its_own_way, recalled, taken_over
+from perdure.engine.rules import ticket_of
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Park, Restored
+from perdure.ports.tickets import Ticket
 
 FORKED_FROM = "perdure.forked_from"
 """The custom attribute that names the instance that a fork comes from."""
@@ -105,7 +107,8 @@ class _Fork:
         kept = made.rows
         if self._edit.output is msgspec.UNSET or len(path) > 1:
             kept = recalled(made, self._now, given=None if content is None else content.raw, child=child)
-        kept = as_child_of(kept if not base else [first, *kept], parent)
+        kept = taken_over(kept if not base else [first, *kept], instance_id, parent)
+        inbox = [goes_its_own_way(new_id), *inbox]
         fork = self._restored(record, new_id, kept, parent, base=base, inbox=inbox, content=content)
         return [fork, *others]
 
@@ -166,6 +169,7 @@ class _Fork:
             events=encode_events(rows[0].events),
             parent=None if parent is None else parent.instance_id,
             attributes={**record.attributes, FORKED_FROM: record.instance_id},
+            ticket=_ticket_of(record, rows[0]),
         )
         return Restored(
             new=new,
@@ -177,3 +181,11 @@ class _Fork:
             inbox=tuple(encode_event(event) for event in inbox),
             source=record.key,
         )
+
+
+def _ticket_of(record: InstanceRecord, first: HistoryRow) -> Ticket | None:
+    """Return the ticket that a fork takes as the run that it comes from did."""
+    admissions = [event.admission for event in first.events if isinstance(event, ExecutionStarted)]
+    if not admissions or admissions[0] is None:
+        return None
+    return ticket_of(record.app_id, record.workflow.partition("@")[0], admissions[0], None)

@@ -9,16 +9,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 from perdure.base.errors import UsageError
-from perdure.base.events import RetryPolicy
+from perdure.base.events import Admission, RetryPolicy
 from perdure.base.ids import agent_workflow_name
 from perdure.engine.open_work import Convert
 from perdure.engine.replay import Execution
+from perdure.engine.rules import Key, Rules, admission
 from perdure.engine.tasks import Deadline, Task, WhenAll, WhenAny
 
 T = TypeVar("T")
 
-Callee = tuple[str, Convert | None]
-"""A registered name, and what turns a stored result into what the function's return annotation says."""
+Callee = tuple[str, Convert | None, Rules | None]
+"""A registered name, what turns a stored result into what the function's return annotation says, and the limits."""
 
 
 class Code(Protocol):
@@ -77,6 +78,8 @@ class WorkflowContext:
         input: Any = ...,
         retry_policy: RetryPolicy | None = ...,
         timeout: float | dt.timedelta | None = ...,
+        key: Key | None = ...,
+        priority: int | None = ...,
     ) -> Task[T]: ...
     @overload
     def call_activity(
@@ -86,6 +89,8 @@ class WorkflowContext:
         input: Any = ...,
         retry_policy: RetryPolicy | None = ...,
         timeout: float | dt.timedelta | None = ...,
+        key: Key | None = ...,
+        priority: int | None = ...,
     ) -> Task[T]: ...
     @overload
     def call_activity(
@@ -95,6 +100,8 @@ class WorkflowContext:
         input: Any = ...,
         retry_policy: RetryPolicy | None = ...,
         timeout: float | dt.timedelta | None = ...,
+        key: Key | None = ...,
+        priority: int | None = ...,
     ) -> Task[Any]: ...
     def call_activity(
         self,
@@ -103,6 +110,8 @@ class WorkflowContext:
         input: Any = None,  # noqa: A002 - the name that Dapr programs use
         retry_policy: RetryPolicy | None = None,
         timeout: float | dt.timedelta | None = None,
+        key: Key | None = None,
+        priority: int | None = None,
     ) -> Task[Any]:
         """Call an activity: a function with effects, run once and recorded.
 
@@ -111,16 +120,30 @@ class WorkflowContext:
             input: its one input; must be data.
             retry_policy: how often a failure is tried again; None means not at all. It is recorded with the call.
             timeout: seconds (or a timedelta) that one attempt may take; None for no limit.
+            key: of a limited activity: what this call counts for; None for what the activity declares.
+            priority: of a limited activity: higher goes first; None for what the activity declares.
 
         Returns:
             a task of the activity's result. Awaiting it raises ActivityFailedError when the activity failed for good.
 
         Raises:
             NotSerializableError: the input is not data.
+            UsageError: the key or the priority is unusable.
         """
-        name, convert = self._code.callee(activity)
+        name, convert, rules = self._code.callee(activity)
         seconds = None if timeout is None else _seconds("timeout", timeout)
-        return self._execution.call_activity(name, input, retry=retry_policy, timeout=seconds, convert=convert)
+        admission = None
+        if rules is not None:
+            admission = self._admission(f"activity {name!r}", rules, input, key, priority)
+        return self._execution.call_activity(
+            name, input, retry=retry_policy, timeout=seconds, convert=convert, admission=admission
+        )
+
+    def _admission(
+        self, what: str, rules: Rules | None, given: Any, key: Key | None, priority: int | None
+    ) -> Admission | None:
+        # What is recorded counts, whatever the code of today would say.
+        return None if self._execution.replaying else admission(what, rules, given, key, priority)
 
     def call_child_workflow(
         self,
@@ -130,6 +153,8 @@ class WorkflowContext:
         instance_id: str | None = None,
         app_id: str | None = None,
         retry_policy: RetryPolicy | None = None,
+        key: Key | None = None,
+        priority: int | None = None,
     ) -> Task[Any]:
         """Call another workflow, which has a history of its own.
 
@@ -139,18 +164,26 @@ class WorkflowContext:
             instance_id: its id; by default made of this run's id and the number of the call.
             app_id: the app whose workers execute it; by default this run's own.
             retry_policy: how often a failure is tried again, each time as another instance; None means not at all.
+            key: of a limited workflow: what the child counts for; None for what the workflow declares.
+            priority: of a limited workflow: higher goes first; None for what the workflow declares.
 
         Returns:
             a task of the child's result. Awaiting it raises ChildWorkflowFailedError when the child failed for good,
-            was terminated, or its id is taken.
+            was terminated, its id is taken, or the backlog of its workflow is full.
 
         Raises:
             NotSerializableError: the input is not data.
-            UsageError: the id is unusable.
+            UsageError: the id, the key or the priority is unusable.
         """
-        name, convert = self._code.child(workflow, app_id)
+        name, convert, rules = self._code.child(workflow, app_id)
         _, task = self._execution.call_child(
-            name, input, instance_id=instance_id, app_id=app_id, retry=retry_policy, convert=convert
+            name,
+            input,
+            instance_id=instance_id,
+            app_id=app_id,
+            retry=retry_policy,
+            convert=convert,
+            admission=self._admission(f"workflow {name!r}", rules, input, key, priority),
         )
         return task
 
@@ -161,15 +194,22 @@ class WorkflowContext:
         input: Any = None,  # noqa: A002 - as above
         instance_id: str | None = None,
         app_id: str | None = None,
+        key: Key | None = None,
+        priority: int | None = None,
     ) -> str:
         """Start another workflow that goes its own way; return its id. It exists once this step is recorded.
 
+        A limited one waits for its turn, however many do so: nobody would be told of a full backlog.
+
         Raises:
             NotSerializableError: the input is not data.
-            UsageError: the id is unusable.
+            UsageError: the id, the key or the priority is unusable.
         """
-        name, _ = self._code.child(workflow, app_id)
-        child, _ = self._execution.call_child(name, input, instance_id=instance_id, app_id=app_id, detached=True)
+        name, _, rules = self._code.child(workflow, app_id)
+        waits = self._admission(f"workflow {name!r}", rules, input, key, priority)
+        child, _ = self._execution.call_child(
+            name, input, instance_id=instance_id, app_id=app_id, detached=True, admission=waits
+        )
         return child
 
     def call_agent(

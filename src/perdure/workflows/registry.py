@@ -9,9 +9,12 @@ from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar, overload
 
 from perdure.base.errors import UsageError
+from perdure.base.limits import UNLIMITED, Limits
 from perdure.engine.activity import Activity
 from perdure.engine.replay import Execution, Steps, Workflow
 from perdure.engine.retention import Retention
+from perdure.engine.rules import KeyOf, Priority, Rules, rules_of
+from perdure.ports.tickets import Queue
 from perdure.ports.toolset import OnCrash
 from perdure.workflows.adapt import input_converter, one_input, result_converter, takes_argument
 from perdure.workflows.context import Callee, WorkflowContext
@@ -57,6 +60,7 @@ class WorkflowDefinition:
         name: its registered name.
         version: which version of the workflow it is; empty for one without versions.
         retention: how long its instances are kept after their end; None for the worker's own rule.
+        rules: its limits, or None.
         keys: what instances that it executes are kept under: its own key first, then those of the versions that it
             follows.
         function: the function.
@@ -71,12 +75,14 @@ class WorkflowDefinition:
         version: str,
         follows: Sequence[str],
         retention: Retention | None,
+        rules: Rules | None,
     ) -> None:
         if inspect.isasyncgenfunction(function):
             raise UsageError(f"workflow {name!r} is async and yields; let it await what its context returns")
         self.name = name
         self.version = version
         self.retention = retention
+        self.rules = rules
         self.keys = tuple(workflow_key(name, each) for each in (version, *follows))
         self.function = function
         self._registry = registry
@@ -123,6 +129,9 @@ class Registry:
         follows: Sequence[str] = (),
         latest: bool = True,
         retention: Retention | None = None,
+        limits: Limits | None = None,
+        key: KeyOf | None = None,
+        priority: Priority = 0,
     ) -> str:
         """Register a workflow function and return the key that its instances are kept under.
 
@@ -133,9 +142,12 @@ class Registry:
             follows: versions whose unfinished instances this one takes over; ``""`` is the code without a version.
             latest: whether instances that are started by name begin with this version; of several, the last one.
             retention: how long instances are kept after their end; None for the worker's own rule.
+            limits: how much of it goes on at a time; None for no limits.
+            key: returns the key of an input.
+            priority: of an input, or of all.
 
         Raises:
-            UsageError: the name and version belong to another function, or cannot be a name.
+            UsageError: the name and version belong to another function, or cannot be a name; the limits do not fit.
         """
         chosen = name or registered_name(function)
         if name is None and not version:
@@ -145,23 +157,26 @@ class Registry:
                 f"workflow {chosen!r} of version {version!r}: {VERSION_MARK!r} stands between a name and a version; "
                 "leave it out of both"
             )
-        key = workflow_key(chosen, version)
-        known = self._own(key)
+        full_name = workflow_key(chosen, version)
+        rules = rules_of(f"workflow {full_name!r}", limits, key, priority, has_backlog=True)
+        known = self._own(full_name)
         if known is not None:
             owner = getattr(known, "function", known)
             if not _same(owner, function):
-                raise _taken("workflow", key, owner, function)
-            return key
-        definition = WorkflowDefinition(chosen, function, self, version=version, follows=follows, retention=retention)
-        self.workflows[key] = definition
+                raise _taken("workflow", full_name, owner, function)
+            return full_name
+        definition = WorkflowDefinition(
+            chosen, function, self, version=version, follows=follows, retention=retention, rules=rules
+        )
+        self.workflows[full_name] = definition
         if latest:
-            self._newest[chosen] = key
+            self._newest[chosen] = full_name
         # Instances that were started by name where this code is not known begin with the newest version.
         lent = (*definition.keys[1:], chosen) if latest else definition.keys[1:]
         for lent_key in lent:
             if self._own(lent_key) is None:
                 self.workflows[lent_key] = definition
-        return key
+        return full_name
 
     def _own(self, key: str) -> Workflow | None:
         """Return the workflow whose own key this is."""
@@ -175,19 +190,41 @@ class Registry:
     def child(self, workflow: Callable[..., Any] | str, app_id: str | None) -> Callee:
         """Return how to call a workflow; a function of this app that is not registered yet is."""
         if isinstance(workflow, str):
-            return (workflow if app_id is not None else self.newest(workflow)), None
-        key = registered_name(workflow) if app_id is not None else self.add_workflow(workflow)
-        return key, result_converter(workflow)
+            key = workflow if app_id is not None else self.newest(workflow)
+            return key, None, None if app_id is not None else self.rules_of(key)
+        if app_id is not None:
+            return registered_name(workflow), result_converter(workflow), None
+        key = self.add_workflow(workflow)
+        return key, result_converter(workflow), self.rules_of(key)
+
+    def rules_of(self, workflow: str) -> Rules | None:
+        """Return the limits of a workflow, by the key of its instances, as far as its code is known here."""
+        known = self.workflows.get(workflow)
+        return None if known is None else known.rules
+
+    def limits(self, app_id: str) -> dict[Queue, Limits]:
+        """Return the limits of all workflows, by what their newest versions say, and of all activities."""
+        found = {Queue(app_id, "activity", one.name): one.rules for one in self.activities.values()}
+        found |= {Queue(app_id, "workflow", one.name): one.newest.rules for one in self.workflows.values()}
+        return {queue: UNLIMITED if rules is None else rules.limits for queue, rules in found.items()}
 
     def add_activity(
-        self, function: Callable[..., Any], name: str | None = None, *, on_crash: OnCrash = "retry"
+        self,
+        function: Callable[..., Any],
+        name: str | None = None,
+        *,
+        on_crash: OnCrash = "retry",
+        limits: Limits | None = None,
+        key: KeyOf | None = None,
+        priority: Priority = 0,
     ) -> str:
         """Register an activity function and return its name.
 
         Raises:
-            UsageError: the name belongs to another function, or the function does not fit.
+            UsageError: the name belongs to another function, or the function or the limits do not fit.
         """
         chosen = name or registered_name(function)
+        rules = rules_of(f"activity {chosen!r}", limits, key, priority, has_backlog=False)
         known = self._functions.get(chosen)
         if known is not None and not _same(known, function):
             raise _taken("activity", chosen, known, function)
@@ -198,6 +235,7 @@ class Registry:
                 function=one_input(function, f"activity {chosen!r}"),
                 is_async=inspect.iscoroutinefunction(function),
                 on_crash=on_crash,
+                rules=rules,
             )
         return chosen
 
@@ -207,9 +245,10 @@ class Registry:
         if known is not None:
             return known
         if isinstance(activity, str):
-            return activity, None
+            registered = self.activities.get(activity)
+            return activity, None, None if registered is None else registered.rules
         name = self.add_activity(activity)
-        found = name, result_converter(activity)
+        found = name, result_converter(activity), self.activities[name].rules
         if self._functions[name] is activity:
             # Another one is of the same code and made anew each time, such as a function inside a workflow.
             self._callees[activity] = found
@@ -228,6 +267,9 @@ class Registry:
         follows: Sequence[str] = (),
         latest: bool = True,
         retention: Retention | None = None,
+        limits: Limits | None = None,
+        key: KeyOf | None = None,
+        priority: Priority = 0,
     ) -> Callable[[F], F]: ...
     def workflow(
         self,
@@ -238,6 +280,9 @@ class Registry:
         follows: Sequence[str] = (),
         latest: bool = True,
         retention: Retention | None = None,
+        limits: Limits | None = None,
+        key: KeyOf | None = None,
+        priority: Priority = 0,
     ) -> F | Callable[[F], F]:
         """Register a workflow function.
 
@@ -254,14 +299,17 @@ class Registry:
             latest: whether runs that are started by name begin with this version; of several, the last one registered.
             retention: how long runs are kept after their end; by default 30 days when they completed, for ever when
                 they failed or were terminated.
+            limits: how many runs go on at a time, for each key, and in a period, and how many may wait; see
+                docs/queues.md. None for no limits.
+            key: returns the key of a run's input, such as ``lambda order: order["tenant"]``.
+            priority: of a run, or a function that returns it from the input: from -1000 to 1000, higher is first.
 
         Raises:
-            UsageError: the name and version belong to another function.
+            UsageError: the name and version belong to another function, or the limits do not fit.
         """
 
         def register(decorated: F) -> F:
-            key = workflow_key(name or decorated.__name__, version)
-            setattr(decorated, NAME_ATTRIBUTE, key)
+            setattr(decorated, NAME_ATTRIBUTE, workflow_key(name or decorated.__name__, version))
             self.add_workflow(
                 decorated,
                 name or decorated.__name__,
@@ -269,6 +317,9 @@ class Registry:
                 follows=follows,
                 latest=latest,
                 retention=retention,
+                limits=limits,
+                key=key,
+                priority=priority,
             )
             return decorated
 
@@ -277,9 +328,24 @@ class Registry:
     @overload
     def activity(self, function: F) -> F: ...
     @overload
-    def activity(self, *, name: str | None = None, on_crash: OnCrash = "retry") -> Callable[[F], F]: ...
     def activity(
-        self, function: F | None = None, *, name: str | None = None, on_crash: OnCrash = "retry"
+        self,
+        *,
+        name: str | None = None,
+        on_crash: OnCrash = "retry",
+        limits: Limits | None = None,
+        key: KeyOf | None = None,
+        priority: Priority = 0,
+    ) -> Callable[[F], F]: ...
+    def activity(
+        self,
+        function: F | None = None,
+        *,
+        name: str | None = None,
+        on_crash: OnCrash = "retry",
+        limits: Limits | None = None,
+        key: KeyOf | None = None,
+        priority: Priority = 0,
     ) -> F | Callable[[F], F]:
         """Register an activity: a function with effects, sync (run on a thread) or async (run on the loop).
 
@@ -291,16 +357,20 @@ class Registry:
             name: the name that histories keep; the function's own by default.
             on_crash: what a crash in its middle means: ``"retry"`` runs it again, ``"ask"`` waits for a human
                 (``perdure runs resume``), a function gets an :class:`~perdure.Interrupted` and decides.
+            limits: how many calls run at a time, for each key, and in a period; see docs/queues.md. None for no limits.
+            key: returns the key of a call's input.
+            priority: of a call, or a function that returns it from the input: from -1000 to 1000, higher is first.
 
         Raises:
-            UsageError: the name belongs to another function, or the function wants more than one input.
+            UsageError: the name belongs to another function, the function wants more than one input, or the limits do
+                not fit.
         """
         if not callable(on_crash) and on_crash not in {"retry", "ask"}:
             raise UsageError(f"on_crash is {on_crash!r}; use 'retry', 'ask' or a function that takes an Interrupted")
 
         def register(decorated: F) -> F:
             setattr(decorated, NAME_ATTRIBUTE, name or registered_name(decorated))
-            self.add_activity(decorated, on_crash=on_crash)
+            self.add_activity(decorated, on_crash=on_crash, limits=limits, key=key, priority=priority)
             return decorated
 
         return register if function is None else register(function)

@@ -13,15 +13,21 @@ from operator import attrgetter
 from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+import msgspec
+
 from perdure.base.codec import ConversationKey, Link
-from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreUnavailableError
+from perdure.base.errors import BacklogFullError, StaleLeaseError, StoreCorruptError, StoreUnavailableError
 from perdure.base.events import HistoryRow, Status, decode_events, ends_instance
 from perdure.base.ids import digest
+from perdure.base.limits import Limits
+from perdure.components.history.arrivals import INSTANCE, Arrival, Outcome, arrival_of, with_places
+from perdure.components.history.memory_queues import MemoryQueues
 from perdure.ports.history_store import (
     EVERYTHING,
     NO_BLOBS,
     Appended,
     Changes,
+    ChildStart,
     Claimed,
     Episode,
     InstanceQuery,
@@ -31,13 +37,19 @@ from perdure.ports.history_store import (
     News,
     Park,
     Restored,
+    Results,
     Signal,
     Started,
     begins_at,
+    not_started,
 )
+from perdure.ports.tickets import Queue
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_NO_CHANGES = Changes()
+_NO_RESULTS = Results()
 
 
 class _Instance:
@@ -135,6 +147,7 @@ class MemoryHistoryStore:
         self._children: dict[str, list[_Instance]] = {}
         self._signalled: set[int] = set()
         self._due: dict[tuple[str, str], _DueQueue] = {}
+        self._line = MemoryQueues(self._granted)
         self._blobs: dict[str, bytes] = {}
         self._links: dict[ConversationKey, Link] = {}
         self._listeners: list[Callable[[News], None]] = []
@@ -260,20 +273,44 @@ class MemoryHistoryStore:
             self._require_live(new.lease)
         return self._accept(new)
 
-    def _accept(self, new: NewInstance) -> Started:
+    @_answered
+    def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
+        """Let these limits hold from now on."""
+        self._line.declare(limits, now)
+
+    def _granted(self, key: int, task: int, event: str | None, now: float) -> None:
+        """Let an instance know that it got its turn."""
+        instance = self._instances[key - 1]
+        if event is not None:
+            self._put(instance, event)
+        elif task == INSTANCE and not instance.status.finished:
+            self._version += 1
+            instance.due = now
+            self._queue(instance)
+            self._tell(News.WORK)
+
+    def _accept(self, new: NewInstance, *, may_be_refused: bool = True, is_limited: bool = True) -> Started:
         found = self._by_id.get(new.instance_id)
         if found is not None and new.replaces and found.status.finished and found.app_id == new.app_id:
             self._forget_family(found)
             found = None
-        created = found is None
+        created, waits = found is None, False
         if found is None:
+            if is_limited:
+                arrival = arrival_of(new, len(self._instances) + 1, may_be_refused=may_be_refused)
+                told = self._line.exchange_tickets(new.at, arrivals=[arrival])
+                waits = told.answers[0] == "waits"
+                if told.backlogs:
+                    raise BacklogFullError(new.instance_id, arrival.ticket.queue.name, told.backlogs[0])
             self._version += 1
             found = self._by_id[new.instance_id] = _Instance(len(self._instances) + 1, new)
             self._instances.append(found)
             self._keep(new.blobs)
             if new.parent is not None:
                 self._children.setdefault(new.parent, []).append(found)
-            if new.lease is not None:
+            if waits:
+                found.due, found.status = None, Status.PENDING
+            elif new.lease is not None:
                 self._own(found, new.lease)
             else:
                 self._tell(News.WORK)
@@ -285,6 +322,7 @@ class MemoryHistoryStore:
             workflow=found.workflow,
             events=found.rows[0][1],
             status=found.status,
+            waits=waits,
         )
 
     def append(self, lease: Lease, episode: Episode, done: Appended) -> None:
@@ -292,12 +330,12 @@ class MemoryHistoryStore:
         self._require_open()
         loop = asyncio.get_running_loop()
         try:
-            outcome: Exception | tuple[Started, ...] | None = self._append(lease, episode)
+            outcome: Exception | Results | None = self._append(lease, episode)
         except StaleLeaseError as error:
             outcome = error
         loop.call_soon(done, outcome)
 
-    def _append(self, lease: Lease, episode: Episode) -> tuple[Started, ...] | None:
+    def _append(self, lease: Lease, episode: Episode) -> Results | None:
         instance = self._owned_by(lease, episode.key)
         if episode.seq != instance.next_seq:
             raise StaleLeaseError(
@@ -311,12 +349,29 @@ class MemoryHistoryStore:
             self._links.setdefault((link.root, link.depth, link.digest), link)
         for position in episode.consumed:
             instance.inbox.pop(position, None)
-        started = None if episode.changes is None else self._change(instance, episode.seq, episode.changes)
-        if episode.park is not None:
-            self._park(instance, episode.park, episode.at)
+        started = () if episode.changes is None else self._change(instance, episode.seq, episode.changes)
+        park = episode.park
+        ends = park is not None and park.status.finished and self._line.anything_limited
+        granted, told = self._exchange_tickets(episode) if ends or episode.changes is not None else ((), Outcome())
+        if park is not None and not (park.unless_granted and granted):
+            self._park(instance, park, episode.at)
         if not instance.inbox:
             self._signalled.discard(instance.key)
-        return started
+        results = Results(started, granted, told.woken, told.next_grant)
+        return None if results == _NO_RESULTS else results
+
+    def _exchange_tickets(self, episode: Episode) -> tuple[tuple[int, ...], Outcome]:
+        """Take and give back the tickets of an episode; return the attempts that were let in, and what else came."""
+        changes = episode.changes or _NO_CHANGES
+        told = self._line.exchange_tickets(
+            episode.at,
+            arrivals=[Arrival(one.ticket, episode.key, one.task, one.granted) for one in changes.tickets],
+            ended=[episode.key] if episode.park is not None and episode.park.status.finished else [],
+            renewed=[episode.key] if changes.renews else [],
+            given_back=[(episode.key, task) for task in changes.gives_back],
+        )
+        answers = zip(changes.tickets, told.answers, strict=True)
+        return tuple(one.task for one, answer in answers if answer != "waits"), told
 
     def _park(self, instance: _Instance, park: Park, at: float) -> None:
         instance.status, instance.waits = park.status, park.waits
@@ -327,11 +382,8 @@ class MemoryHistoryStore:
         due = None if park.status.finished else park.due
         self._disown(instance, 0.0 if instance.inbox else due)
 
-    def _change(self, instance: _Instance, seq: int, changes: Changes) -> tuple[Started, ...] | None:
-        started = tuple(self._accept(start.new) for start in changes.starts)
-        for start, outcome in zip(changes.starts, started, strict=True):
-            if not outcome.created and start.refused is not None:
-                self._put(instance, start.refused)
+    def _change(self, instance: _Instance, seq: int, changes: Changes) -> tuple[Started, ...]:
+        started = tuple(self._start_child(instance, start) for start in changes.starts)
         for send in changes.sends:
             addressee = self._by_id.get(send.instance_id)
             if addressee is not None:
@@ -346,15 +398,39 @@ class MemoryHistoryStore:
         instance.status = changes.status or instance.status
         instance.custom_status = changes.custom_status or instance.custom_status
         instance.attributes.update(changes.attributes)
-        return started or None
+        return started
+
+    def _start_child(self, instance: _Instance, start: ChildStart) -> Started:
+        # Nobody could tell a detached child's starter that a backlog is full.
+        try:
+            outcome = self._accept(start.new, may_be_refused=start.crowded is not None)
+        except BacklogFullError:
+            outcome = not_started(start.new)
+            refused = start.crowded
+        else:
+            refused = None if outcome.created else start.refused
+        if refused is not None:
+            self._put(instance, refused)
+        return outcome
 
     @_answered
-    def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back without a history row."""
         instance = self._owned_by(lease, key)
         self._version += 1
-        instance.waits = waits
-        self._disown(instance, 0.0 if instance.inbox and not stalled else due)
+        instance.waits, instance.status = waits, status or instance.status
+        further = any(position > seen for position in instance.inbox) if seen is not None else False
+        self._disown(instance, 0.0 if further or (instance.inbox and not stalled) else due)
 
     @_answered
     def signal(self, instance_id: str, event: str, blobs: Mapping[str, bytes] = NO_BLOBS) -> Status | None:
@@ -383,6 +459,7 @@ class MemoryHistoryStore:
     def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances that nobody owns."""
         self._require_live(lease)
+        self._line.grant_due(now)
         queues = self._queues(lease, workflows)
         heads = [(*first, queue) for queue in queues if (first := queue.first()) is not None]
         heapq.heapify(heads)
@@ -406,6 +483,7 @@ class MemoryHistoryStore:
                 workflow=one.workflow,
                 next_seq=one.next_seq,
                 signals=one.signals(),
+                tickets=self._line.tickets_of(one.key),
             )
             for one in taken
         ]
@@ -425,7 +503,9 @@ class MemoryHistoryStore:
     def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
         """Return the earliest time at which an instance without owner wants attention."""
         heads = (queue.first() for queue in self._queues(lease, workflows))
-        return min((head[0] for head in heads if head is not None), default=None)
+        times = [head[0] for head in heads if head is not None]
+        grant = self._line.next_grant(lease.app_id)
+        return min(times if grant is None else [*times, grant], default=None)
 
     @_answered
     def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
@@ -463,7 +543,8 @@ class MemoryHistoryStore:
     @_answered
     def find(self, instance_id: str) -> InstanceRecord | None:
         """Return one instance, or None."""
-        return next(self._records([instance_id]), None)
+        found = next(self._records([instance_id]), None)
+        return None if found is None else self._in_line(found)
 
     @_answered
     def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
@@ -480,7 +561,11 @@ class MemoryHistoryStore:
         end = len(self._instances) if query.before is None else min(query.before - 1, len(self._instances))
         newest_first = (self._instances[place] for place in range(end - 1, -1, -1))
         chosen = (one for one in newest_first if self._is_meant(one, query))
-        return [self._record(one) for one in islice(chosen, query.limit)]
+        return [self._in_line(self._record(one)) for one in islice(chosen, query.limit)]
+
+    def _in_line(self, record: InstanceRecord) -> InstanceRecord:
+        waits = None if record.owner is not None else with_places(record.waits, self._line.lines_of(record.key))
+        return record if waits == record.waits else msgspec.structs.replace(record, waits=waits)
 
     def _is_meant(self, one: _Instance, query: InstanceQuery) -> bool:
         return (
@@ -519,11 +604,12 @@ class MemoryHistoryStore:
         self._keep(restored.blobs)
         for link in restored.links:
             self._links.setdefault((link.root, link.depth, link.digest), link)
-        started = self._accept(restored.new)
+        started = self._accept(restored.new, may_be_refused=False, is_limited=restored.park.due is not None)
         one = self._instances[started.key - 1]
         one.rows = {seq: (at, events) for seq, at, events in restored.rows}
         one.next_seq, one.base = restored.rows[-1][0] + 1, restored.base
-        one.status, one.waits, one.due = restored.park.status, restored.park.waits, restored.park.due
+        if not started.waits:
+            one.status, one.waits, one.due = restored.park.status, restored.park.waits, restored.park.due
         one.finished_at, one.custom_status = restored.finished_at, restored.custom_status
         self._queue(one)
         for event in restored.inbox:

@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from perdure.base.errors import BacklogFullError
 from perdure.base.events import Status, ends_instance
+from perdure.components.history.arrivals import arrival_of
 from perdure.components.history.references import holder_of, targets_in
 from perdure.components.history.sqlite.parameters import parameter
 from perdure.components.history.sqlite.purging import note_references, purge, with_descendants
+from perdure.components.history.sqlite.queues import anything_limited, exchange_tickets
 from perdure.ports.history_store import NewInstance, Started, begins_at
 
 _json = msgspec.json.Encoder()
@@ -57,14 +60,31 @@ class Existing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     events: str
 
 
-def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]) -> list[Started]:
-    """Accept instances, but for those whose id is taken; return how each fared."""
+def insert_instances(
+    connection: sqlite3.Connection,
+    news: Sequence[NewInstance],
+    *,
+    never_refused: Collection[str] = (),
+    unlimited: Collection[str] = (),
+) -> list[Started | BacklogFullError]:
+    """Accept instances, but for those whose id is taken or that a full backlog refuses; return how each fared.
+
+    Args:
+        connection: inside a transaction.
+        news: the instances.
+        never_refused: ids of those that wait however many do so.
+        unlimited: ids of those that need no turn, because they do not begin.
+    """
     known = existing_instances(connection, {new.instance_id for new in news})
     replaced = [known.pop(new.instance_id).key for new in news if new.replaces and _has_ended(known, new)]
     if replaced:
         purge(connection, with_descendants(connection, replaced))
-    key: int = connection.execute("SELECT value FROM counter").fetchone()[0]
-    outcomes: list[Started] = []
+    last: int = connection.execute("SELECT value FROM counter").fetchone()[0]
+    fresh = dict.fromkeys(new.instance_id for new in news if new.instance_id not in known)
+    keys = {name: last + place for place, name in enumerate(fresh, 1)}
+    limited = [new for new in news if new.instance_id in keys and new.instance_id not in unlimited]
+    waits = _admissions(connection, limited, keys, never_refused)
+    outcomes: list[Started | BacklogFullError] = []
     instances: list[object] = []
     rows: list[object] = []
     attributes: list[object] = []
@@ -74,14 +94,18 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
         if found is not None:
             outcomes.append(_started(found, created=False))
             continue
-        key += 1
+        waiting = waits.get(new.instance_id, False)
+        if isinstance(waiting, BacklogFullError):
+            outcomes.append(waiting)
+            continue
+        key = keys[new.instance_id]
         held.append((holder_of(key), targets_in(new.events, new.blobs)))
-        instances.append((key, *_instance_columns(new)))
+        instances.append((key, *_instance_columns(new, waiting)))
         rows.append((key, 0, begins_at(new), new.events))
         attributes.extend(attribute_rows(key, new.attributes))
         accepted = Existing(new.instance_id, key, new.app_id, new.workflow, Status.RUNNING, new.events)
         known[new.instance_id] = accepted
-        outcomes.append(_started(accepted, created=True))
+        outcomes.append(_started(accepted, created=True, waits=waiting))
     for statement, parameters in (
         (_INSERT_INSTANCES, instances),
         (INSERT_HISTORY, rows),
@@ -90,12 +114,12 @@ def insert_instances(connection: sqlite3.Connection, news: Sequence[NewInstance]
         if parameters:
             connection.execute(statement, parameter(parameters))
     if instances:
-        connection.execute("UPDATE counter SET value = ?", (key,))
+        connection.execute("UPDATE counter SET value = ?", (last + len(keys),))
     note_references(connection, held)
     return outcomes
 
 
-def _started(one: Existing, *, created: bool) -> Started:
+def _started(one: Existing, *, created: bool, waits: bool = False) -> Started:
     return Started(
         key=one.key,
         created=created,
@@ -103,6 +127,7 @@ def _started(one: Existing, *, created: bool) -> Started:
         workflow=one.workflow,
         events=one.events,
         status=one.status,
+        waits=waits,
     )
 
 
@@ -111,7 +136,34 @@ def _has_ended(known: Mapping[str, Existing], new: NewInstance) -> bool:
     return found is not None and found.status.finished and found.app_id == new.app_id
 
 
-def _instance_columns(new: NewInstance) -> tuple[object, ...]:
+def _admissions(
+    connection: sqlite3.Connection,
+    news: Sequence[NewInstance],
+    keys: Mapping[str, int],
+    never_refused: Collection[str],
+) -> dict[str, bool | BacklogFullError]:
+    """Take the tickets of new instances; return which of them wait or are refused, nothing where nothing is limited."""
+    if not any(new.ticket is not None for new in news) and not anything_limited(connection):
+        return {}
+    arrivals = {
+        new.instance_id: arrival_of(new, keys[new.instance_id], may_be_refused=new.instance_id not in never_refused)
+        for new in news
+    }
+    now = max((new.at for new in news), default=0.0)
+    outcome = exchange_tickets(connection, now, arrivals=list(arrivals.values()))
+    found: dict[str, bool | BacklogFullError] = {}
+    for place, (name, arrival) in enumerate(arrivals.items()):
+        answer = outcome.answers[place]
+        if answer == "refused":
+            found[name] = BacklogFullError(name, arrival.ticket.queue.name, outcome.backlogs[place])
+        else:
+            found[name] = answer == "waits"
+    return found
+
+
+def _instance_columns(new: NewInstance, waits: bool) -> tuple[object, ...]:
+    if waits:
+        return new.instance_id, new.app_id, new.workflow, Status.PENDING, None, None, new.at, new.parent
     owner = None if new.lease is None else new.lease.token
     due = begins_at(new)
     status = Status.RUNNING if due <= new.at else Status.PENDING

@@ -8,6 +8,7 @@ from itertools import islice
 
 import msgspec
 
+from perdure.base.errors import BacklogFullError
 from perdure.components.history.sqlite.accepting import (
     INSERT_ATTRIBUTES,
     attribute_rows,
@@ -16,7 +17,7 @@ from perdure.components.history.sqlite.accepting import (
     send_events,
 )
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.ports.history_store import Changes, Episode, Started
+from perdure.ports.history_store import Changes, Episode, Started, not_started
 
 _UNFINISHED_CHILDREN = """
 SELECT child.key, value->>1 FROM json_each(?)
@@ -75,11 +76,20 @@ def _start_children(
     calls = [(episode, start) for episode, change in changes for start in change.starts]
     if not calls:
         return [None] * len(changes)
+    # Nobody could be told that a backlog is full.
+    detached = {start.new.instance_id for _, start in calls if start.crowded is None}
     # What a child's input refers to, however deep, is among the content that came with the episode.
     news = [msgspec.structs.replace(start.new, blobs=episode.blobs) for episode, start in calls]
-    started = insert_instances(connection, news)
+    started = insert_instances(connection, news, never_refused=detached)
+    told: list[Started] = []
     for (episode, start), outcome in zip(calls, started, strict=True):
-        if not outcome.created and start.refused is not None:
-            inbox.append((episode.key, start.refused))
-    outcomes = iter(started)
+        if isinstance(outcome, BacklogFullError):
+            told.append(not_started(start.new))
+            failure = start.crowded
+        else:
+            told.append(outcome)
+            failure = None if outcome.created else start.refused
+        if failure is not None:
+            inbox.append((episode.key, failure))
+    outcomes = iter(told)
     return [tuple(islice(outcomes, len(change.starts))) or None for _, change in changes]

@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 import msgspec
 
-from perdure.ports.history_store import Claimed, Lease, Signal
+from perdure.components.history.sqlite.queues import next_grant, tickets_of
+from perdure.ports.history_store import NO_TICKETS, Claimed, Lease, Signal
 
 _HEADS = """
 SELECT value, (
@@ -52,15 +53,25 @@ def claim(
     signals: dict[int, list[Signal]] = {}
     for signal in _signals(connection, _SIGNALS, _text(keys)):
         signals.setdefault(signal.key, []).append(signal)
+    tickets = tickets_of(connection, keys)
     return [
-        Claimed(key=key, instance_id=name, workflow=workflow, next_seq=seq, signals=tuple(signals.get(key, ())))
+        Claimed(
+            key=key,
+            instance_id=name,
+            workflow=workflow,
+            next_seq=seq,
+            signals=tuple(signals.get(key, ())),
+            tickets=tickets.get(key, NO_TICKETS),
+        )
         for key, name, workflow, seq in msgspec.json.decode(connection.execute(_CLAIMED, (_text(keys),)).fetchone()[0])
     ]
 
 
 def next_due(connection: sqlite3.Connection, lease: Lease, workflows: Collection[str]) -> float | None:
     """Return the earliest time at which a lease could claim something, or None."""
-    return min((due for _, due in _heads(connection, lease, workflows)), default=None)
+    times = [due for _, due in _heads(connection, lease, workflows)]
+    grant = next_grant(connection, lease.app_id)
+    return min(times if grant is None else [*times, grant], default=None)
 
 
 def owned_signals(connection: sqlite3.Connection, lease: Lease) -> list[Signal]:

@@ -14,16 +14,18 @@ from typing import Any
 import msgspec
 
 from perdure.base.codec import Link
-from perdure.base.errors import StaleLeaseError
+from perdure.base.errors import BacklogFullError, StaleLeaseError
 from perdure.base.faults import crash_point
+from perdure.components.history.arrivals import Arrival
 from perdure.components.history.references import holder_of, targets_in, targets_of_links
 from perdure.components.history.sqlite.accepting import INSERT_HISTORY, insert_instances, send_events
 from perdure.components.history.sqlite.changing import apply_changes
 from perdure.components.history.sqlite.parameters import parameter
-from perdure.components.history.sqlite.purging import note_references
+from perdure.components.history.sqlite.purging import drop_unheld, note_references
+from perdure.components.history.sqlite.queues import anything_limited, exchange_tickets
 from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.turns import turn
-from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance
+from perdure.ports.history_store import NO_BLOBS, Episode, Lease, NewInstance, Park, Results
 
 _BLOBS_PER_STATEMENT = 32
 
@@ -118,6 +120,9 @@ def commit_group(
             if run.links:
                 connection.execute(_INSERT_LINKS, parameter(_link_rows(run.links)))
             outcomes[index] = run.change(connection)
+        refused = [new for index, new in starts if isinstance(outcomes[index], BacklogFullError)]
+        if refused:
+            drop_unheld(connection, {address for new in refused for address in new.blobs})
         tidings.address(connection)
         crash_point("store.in_transaction")
     return [outcomes[index] for index in range(len(group))]
@@ -158,8 +163,7 @@ def _appends(
     rows: list[tuple[int, int, float, str]] = []
     links: list[Link] = []
     consumed: list[int] = []
-    parked: list[object] = []
-    finished: list[int] = []
+    parking: list[tuple[int, Episode, Park]] = []
     changing: list[tuple[int, Episode]] = []
     held: list[tuple[str, set[str]]] = []
     for index, append in appends:
@@ -176,18 +180,18 @@ def _appends(
         links.extend(episode.links)
         consumed.extend(episode.consumed)
         if episode.park is not None:
-            park = episode.park
-            ended = park.status.finished
-            parked.append((episode.key, park.status, park.due, park.waits, episode.at if ended else None))
-            if ended:
-                finished.append(episode.key)
-    tidings.finished(finished)
+            parking.append((index, episode, episode.park))
     if len(rows) == 1:
         connection.execute(_INSERT_ONE_ROW, rows.pop())
+    finished = [episode.key for _, episode, park in parking if park.status.finished]
+    tidings.finished(finished)
     if changing:
         # Before instances are parked: what this puts into their inboxes makes them due.
         started = apply_changes(connection, [episode for _, episode in changing])
-        outcomes.update((index, told) for (index, _), told in zip(changing, started, strict=True))
+        outcomes.update((index, told and Results(told)) for (index, _), told in zip(changing, started, strict=True))
+    if changing or finished:
+        _exchange_tickets(connection, changing, parking, outcomes, tidings)
+    parked = [_park_row(episode, park) for index, episode, park in parking if not _stays(park, outcomes[index])]
     steps = (
         (INSERT_HISTORY, rows),
         (_INSERT_LINKS, _link_rows(links)),
@@ -200,6 +204,56 @@ def _appends(
             connection.execute(statement, parameter(parameters))
     if held or links:
         note_references(connection, [*held, *targets_of_links(links).items()])
+
+
+def _park_row(episode: Episode, park: Park) -> tuple[object, ...]:
+    return episode.key, park.status, park.due, park.waits, episode.at if park.status.finished else None
+
+
+def _stays(park: Park, outcome: Outcome) -> bool:
+    return park.unless_granted and outcome is not None and bool(outcome.granted)
+
+
+def _exchange_tickets(
+    connection: sqlite3.Connection,
+    changing: Sequence[tuple[int, Episode]],
+    parking: Sequence[tuple[int, Episode, Park]],
+    outcomes: dict[int, Outcome],
+    tidings: Tidings,
+) -> None:
+    """Take and give back the tickets of episodes, and add to their outcomes what became of it."""
+    ending = [(index, episode) for index, episode, park in parking if park.status.finished]
+    changes = [(index, episode, episode.changes) for index, episode in changing if episode.changes is not None]
+    renewed = [episode.key for _, episode, change in changes if change.renews]
+    tickets = [(index, episode, ticket) for index, episode, change in changes for ticket in change.tickets]
+    given_back = [(episode.key, task) for _, episode, change in changes for task in change.gives_back]
+    if not tickets and not given_back and not ((ending or renewed) and anything_limited(connection)):
+        return
+    tidings.begin(connection)
+    told = exchange_tickets(
+        connection,
+        max(episode.at for _, episode in (*ending, *changing)),
+        arrivals=[Arrival(one.ticket, episode.key, one.task, one.granted) for _, episode, one in tickets],
+        ended=[episode.key for _, episode in ending],
+        renewed=renewed,
+        given_back=given_back,
+    )
+    tidings.begun(told.begun)
+    granted: dict[int, list[int]] = {}
+    for (index, _, ticket), answer in zip(tickets, told.answers, strict=True):
+        if answer != "waits":
+            granted.setdefault(index, []).append(ticket.task)
+    concerned = set(granted)
+    if told.woken or told.next_grant is not None:
+        concerned |= {index for index, _ in (*ending, *changing)}
+    for index in concerned:
+        before = outcomes[index]
+        outcomes[index] = Results(
+            () if before is None else before.started,
+            tuple(granted.get(index, ())),
+            told.woken,
+            told.next_grant,
+        )
 
 
 def _link_rows(links: Iterable[Link]) -> list[object]:

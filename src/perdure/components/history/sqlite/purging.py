@@ -61,9 +61,18 @@ def purge(connection: sqlite3.Connection, keys: Collection[int]) -> int:
     if roots:
         connection.execute(f"DELETE FROM link WHERE root IN ({_AT_ONCE})", parameter(roots))  # noqa: S608
         orphans += _let_go(connection, [conversation_target(root) for root in roots])
-    if orphans:
-        connection.execute(f"DELETE FROM blob WHERE digest IN ({_AT_ONCE})", parameter(orphans))  # noqa: S608
+    _delete_blobs(connection, orphans)
     return len(ended)
+
+
+def drop_unheld(connection: sqlite3.Connection, digests: Collection[str]) -> None:
+    """Delete those of some contents that nobody refers to."""
+    _delete_blobs(connection, [row[0] for row in connection.execute(_ORPHANS, parameter(digests))])
+
+
+def _delete_blobs(connection: sqlite3.Connection, digests: Sequence[str]) -> None:
+    if digests:
+        connection.execute(f"DELETE FROM blob WHERE digest IN ({_AT_ONCE})", parameter(digests))  # noqa: S608
 
 
 def _let_go(connection: sqlite3.Connection, holders: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError, StoreUnavailableError
 from perdure.base.events import AnyEvent, HistoryRow, Status, decode_events
 from perdure.base.ids import digest
+from perdure.base.limits import Limits
 from perdure.components.history.sqlite import claims
 from perdure.components.history.sqlite.bell import Bell
 from perdure.components.history.sqlite.connection import (
@@ -34,8 +35,9 @@ from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.group import Append, Run, Send, blob_contents
 from perdure.components.history.sqlite.lease_keeper import LeaseKeeper
 from perdure.components.history.sqlite.leases import WorkerLock, end_leases, enrol, is_live, strike_off
-from perdure.components.history.sqlite.listing import expired_keys, records, records_by_id
+from perdure.components.history.sqlite.listing import expired_keys, in_line, records, records_by_id
 from perdure.components.history.sqlite.purging import purge
+from perdure.components.history.sqlite.queues import declare, differs, grant_due
 from perdure.components.history.sqlite.restoring import restore
 from perdure.components.history.sqlite.tidings import Tidings
 from perdure.components.history.sqlite.writer import Writer
@@ -54,6 +56,7 @@ from perdure.ports.history_store import (
     Signal,
     Started,
 )
+from perdure.ports.tickets import Queue
 
 T = TypeVar("T")
 
@@ -73,9 +76,10 @@ WHERE instance = ? AND (seq = 0 OR seq >= base) ORDER BY seq
 _PURGED_AT_ONCE = 100
 _RELEASE = """
 UPDATE instance SET
-    owner = NULL, waits = :waits,
+    owner = NULL, waits = :waits, status = coalesce(:status, status),
     due = CASE
         WHEN NOT :stalled AND EXISTS (SELECT 1 FROM inbox WHERE inbox.instance = instance.key) THEN 0
+        WHEN EXISTS (SELECT 1 FROM inbox WHERE inbox.instance = instance.key AND inbox.pos > :seen) THEN 0
         ELSE :due
     END
 WHERE key = :key AND owner = :token
@@ -326,11 +330,22 @@ class SQLiteHistoryStore:
         """Add an episode to the next group commit."""
         self._writing().submit(Append(lease, episode), done)
 
-    async def release(self, lease: Lease, key: int, *, due: float | None, waits: str | None, stalled: bool) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        key: int,
+        *,
+        due: float | None,
+        waits: str | None,
+        stalled: bool,
+        seen: int | None = None,
+        status: Status | None = None,
+    ) -> None:
         """Give an instance back without a history row."""
 
         def give_back(connection: sqlite3.Connection) -> StaleLeaseError | None:
             parameters = {"due": due, "waits": waits, "stalled": stalled, "key": key, "token": lease.token}
+            parameters |= {"seen": seen, "status": status}
             if connection.execute(_RELEASE, parameters).rowcount == 1:
                 return None
             # Returned, not raised: what was refused must not roll the rest of its group back.
@@ -343,6 +358,12 @@ class SQLiteHistoryStore:
         outcome: Status | None = await self._writing().request(Send(instance_id, event, blobs))
         return outcome
 
+    async def declare(self, limits: Mapping[Queue, Limits], now: float) -> None:
+        """Let these limits hold from now on."""
+        # Most programs limit nothing: their start needs no commit for that.
+        if await self._read(partial(differs, limits=limits)):
+            await self._change(lambda connection: self._tidings.begun(declare(connection, limits, now)))
+
     async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
         """Take over due instances of the lease's app that nobody owns."""
         self._tidings.serve(lease, workflows)
@@ -351,6 +372,7 @@ class SQLiteHistoryStore:
             if not is_live(connection, lease):
                 # Returned, not raised: what was refused must not roll the rest of its group back.
                 return self._stale(lease)
+            self._tidings.begun(grant_due(connection, now))
             return claims.claim(connection, lease, workflows, now, limit)
 
         claimed: list[Claimed] = await self._writing().request(Run(take))
@@ -430,7 +452,11 @@ class SQLiteHistoryStore:
 
     async def find(self, instance_id: str) -> InstanceRecord | None:
         """Return one instance, or None."""
-        return (await self.find_all([instance_id])).get(instance_id)
+
+        def query(connection: sqlite3.Connection) -> list[InstanceRecord]:
+            return in_line(connection, list(records_by_id(connection, [instance_id]).values()))
+
+        return next(iter(await self._read(query)), None)
 
     async def find_all(self, instance_ids: Collection[str]) -> dict[str, InstanceRecord]:
         """Return those of the instances that exist, by id."""

@@ -51,12 +51,17 @@ class Tidings:
         self._served.pop(lease.token, None)
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """Mark where the transaction begins: instances and events beyond the marks are new."""
-        self._marks = connection.execute(_MARKS).fetchone()
+        """Mark where the transaction begins, unless that was done: instances and events beyond the marks are new."""
+        if self._marks is None:
+            self._marks = connection.execute(_MARKS).fetchone()
 
     def left_to_others(self, app_ids: Iterable[str]) -> None:
         """Note apps of which something became due that nobody owns, and that is for whoever comes first."""
         self._apps.update(app_ids)
+
+    def begun(self, workflows: Iterable[tuple[str, str]]) -> None:
+        """Note workflows (app, name) of which instances got their turn and are due."""
+        self._apps.update(app_id for app_id, name in workflows if not self._is_served(app_id, name))
 
     def finished(self, keys: Iterable[int]) -> None:
         """Note instances that ended."""

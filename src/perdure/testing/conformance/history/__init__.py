@@ -11,12 +11,15 @@ from perdure.testing.conformance.history.keeping import Keeping, Reclaiming
 from perdure.testing.conformance.history.leases import Leases
 from perdure.testing.conformance.history.news import Telling
 from perdure.testing.conformance.history.owning import Owning
+from perdure.testing.conformance.history.queues import Queues
 from perdure.testing.conformance.history.signals import Signals
 
 __all__ = ["HistoryStoreConformance", "ReclaimingConformance"]
 
 
-class HistoryStoreConformance(Instances, Histories, Owning, Signals, Leases, Telling, ChangesOfEpisodes, Keeping):
+class HistoryStoreConformance(
+    Instances, Histories, Owning, Signals, Leases, Telling, ChangesOfEpisodes, Keeping, Queues
+):
     """The rules that every history store keeps; inherit it to prove an adapter.
 
     Override ``make_store``, and ``reopen`` where one object cannot stand for two processes. ``patience`` is the number

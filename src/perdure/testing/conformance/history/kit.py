@@ -26,6 +26,7 @@ from perdure.ports.history_store import (
     Lease,
     NewInstance,
     Park,
+    Results,
     Started,
 )
 
@@ -62,6 +63,26 @@ def on_open_store(
     return test
 
 
+def in_two_lives(
+    suite: Suite,
+    folder: Path,
+    before: Callable[[HistoryStore], Coroutine[Any, Any, None]],
+    after: Callable[[HistoryStore], Coroutine[Any, Any, None]],
+) -> None:
+    """Run one coroutine over an open store, and another one over the same store, closed and opened again."""
+
+    async def live(store: HistoryStore, scenario: Callable[[HistoryStore], Coroutine[Any, Any, None]]) -> None:
+        await store.open()
+        try:
+            await scenario(store)
+        finally:
+            await store.close()
+
+    store = suite.make_store(folder)
+    asyncio.run(live(store, before))
+    asyncio.run(live(suite.reopen(store), after))
+
+
 def new(
     instance_id: str, lease: Lease | None = None, *, at: float = T0, workflow: str = WORKFLOW, app_id: str = APP
 ) -> NewInstance:
@@ -82,14 +103,19 @@ def raised(name: str) -> str:
 
 async def append(store: HistoryStore, lease: Lease, episode: Episode) -> Sequence[Started]:
     """Append and wait for the answer: the outcomes of the child starts."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Sequence[Started]] = loop.create_future()
+    return (await appended(store, lease, episode)).started
 
-    def done(outcome: Exception | Sequence[Started] | None) -> None:
+
+async def appended(store: HistoryStore, lease: Lease, episode: Episode) -> Results:
+    """Append and wait for the results."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Results] = loop.create_future()
+
+    def done(outcome: Exception | Results | None) -> None:
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)
         else:
-            answer.set_result(outcome or ())
+            answer.set_result(outcome or Results())
 
     store.append(lease, episode, done)
     return await answer

@@ -106,6 +106,30 @@ class Owning(kit.Suite):
         assert [signal.event for signal in claimed[0].signals] == [kit.raised("old"), kit.raised("new")]
 
     @kit.on_open_store
+    async def test_a_signal_that_came_unseen_wakes_a_stalled_instance(self, store: HistoryStore) -> None:
+        """Between its claim and its release nobody may have looked."""
+        lease = await store.join("one", kit.APP)
+        await kit.started(store, "stalled")
+        await store.signal("stalled", kit.raised("old"))
+        (claimed,) = await kit.claim(store, lease)
+        seen = claimed.signals[-1].position
+        await store.release(lease, claimed.key, due=None, waits=None, stalled=True, seen=seen)
+        assert await kit.claim(store, lease, now=kit.T0 * 2) == []
+        await store.signal("stalled", kit.raised("further"))
+        (claimed,) = await kit.claim(store, lease)
+        await store.release(lease, claimed.key, due=None, waits=None, stalled=True, seen=seen)
+        assert len(await kit.claim(store, lease, now=0)) == 1
+
+    @kit.on_open_store
+    async def test_a_release_may_say_where_the_instance_stands(self, store: HistoryStore) -> None:
+        """Without a row of its own."""
+        lease = await store.join("one", kit.APP)
+        key = await kit.started(store, "held", lease)
+        await store.release(lease, key, due=None, waits=None, stalled=True, status=Status.SUSPENDED)
+        assert (await kit.record(store, "held")).status is Status.SUSPENDED
+        assert len((await store.load([key]))[key]) == 1
+
+    @kit.on_open_store
     async def test_only_its_owner_releases_an_instance(self, store: HistoryStore) -> None:
         """A release by anybody else is refused, and changes nothing."""
         mine, other = await store.join("mine", kit.APP), await store.join("other", kit.APP)

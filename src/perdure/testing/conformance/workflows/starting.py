@@ -53,6 +53,36 @@ class Starting(kit.Suite):
             assert (record.status, len(await runtime.history("later"))) == (Status.PENDING, 1)
 
     @kit.scenario
+    async def test_a_run_that_is_suspended_before_it_begins_does_not_begin(self, place: kit.Place) -> None:
+        """When its time has come it says so, and begins once it is resumed, with the events that came meanwhile."""
+        began: list[str] = []
+
+        async def act(name: str) -> None:
+            began.append(name)
+
+        async def flow(ctx: WorkflowContext) -> Any:
+            await ctx.call_activity(act, input=ctx.instance_id)
+            return await ctx.wait_for_external_event("wake")
+
+        known = kit.registry(flow, activities=[act])
+        async with place.runtime(known, worker=False) as looker:
+            await looker.start("flow", instance_id="soon", start_at=0.02)
+            await looker.start("flow", instance_id="now")
+            for name in ("soon", "now"):
+                await looker.suspend(name, "a break")
+        async with place.runtime(known) as runtime:
+            for name in ("soon", "now"):
+                await self.stands(runtime, name, Status.SUSPENDED)
+                await runtime.raise_event(name, "wake", name)
+                assert await self.waiting(runtime, name, "suspended") == {"suspended": "a break"}
+            assert began == []
+        async with place.runtime(known) as runtime:
+            for name in ("soon", "now"):
+                await runtime.resume(name)
+                assert await runtime.wait(name, self.patience) == name
+        assert began == ["soon", "now"]
+
+    @kit.scenario
     async def test_a_pending_run_is_terminated_at_once(self, place: kit.Place) -> None:
         """It never began."""
         async with place.runtime(kit.registry(kit.patient)) as runtime:

@@ -15,7 +15,7 @@ CREATE INDEX attribute_value ON attribute (name, value, instance);
 
 -- Lists by status, by workflow and by time; what is old enough to be purged.
 CREATE INDEX instance_status ON instance (status, key);
-CREATE INDEX instance_workflow ON instance (workflow, key);
+CREATE INDEX instance_workflow ON instance (workflow, status, key);
 CREATE INDEX instance_created ON instance (created_at);
 CREATE INDEX instance_finished ON instance (finished_at) WHERE finished_at IS NOT NULL;
 
