@@ -159,16 +159,14 @@ def exchange_tickets(
     queues = {*settle, *(row[1] for row in returned), *(number for number in numbers if number is not None)}
     if not queues:
         return Outcome(answers=[None] * len(arrivals))
+    keys = {
+        *((row[1], row[2]) for row in returned),
+        *((number, one.ticket.key) for number, one in zip(numbers, arrivals, strict=True) if number is not None),
+    }
     desk.open(queues)
-    desk.load(
-        {
-            *((row[1], row[2]) for row in returned),
-            *((number, one.ticket.key) for number, one in zip(numbers, arrivals, strict=True) if number is not None),
-        },
-        len(returned),
-    )
+    desk.load(keys, len(returned))
     desk.note_returned(returned)
-    desk.settle()
+    desk.settle(keys)
     answers = desk.admit(arrivals, numbers)
     desk.save()
     return Outcome(
@@ -339,29 +337,31 @@ class _Desk:
             else:
                 self._lines[queue].withdraw(key, number)
 
-    def settle(self) -> None:
-        """Grant whatever may be granted now."""
-        open_lines = {number: line for number, line in self._lines.items() if line.waiting}
-        while open_lines:
-            granted: list[Waiting] = []
-            unsettled: dict[int, Line] = {}
-            for number, line in open_lines.items():
-                room = line.room(self._now)
-                if room == 0:
-                    continue
-                most = _AT_ONCE if room is None else min(room, _AT_ONCE)
+    def settle(self, keys: Collection[tuple[int, str]]) -> None:
+        """Grant whatever may be granted now; afterwards the places of these keys are loaded."""
+        while self._settle_some():
+            # What is loaded must not grow with what waits.
+            self.save()
+            self.open(list(self._lines))
+            self.load(keys, _AT_ONCE)
+
+    def _settle_some(self) -> bool:
+        """Grant some tickets; return whether there may be more to grant."""
+        granted: list[Waiting] = []
+        more = False
+        for number, line in self._lines.items():
+            room = line.room(self._now)
+            most = _AT_ONCE if room is None else min(room, _AT_ONCE)
+            if most and line.waiting:
                 self._load_next(number, line, most)
-                let_in = line.settle(self._now, most)
-                granted += let_in
-                if let_in and let_in[0].holder[1] == INSTANCE:
-                    self.begun.add(self._names[number])
-                if line.is_short or len(let_in) == most:
-                    unsettled[number] = line
-            self._grant(granted)
-            self._refill()
-            open_lines = {number: line for number, line in unsettled.items() if line.waiting}
-        for line in self._lines.values():
-            line.settle(self._now, 0)
+            let_in = line.settle(self._now, most)
+            granted += let_in
+            if let_in and let_in[0].holder[1] == INSTANCE:
+                self.begun.add(self._names[number])
+            more = more or line.is_short or (len(let_in) == most and line.waiting > 0 and line.room(self._now) != 0)
+        self._grant(granted)
+        self._refill()
+        return more
 
     def _load_next(self, number: int, line: Line, most: int) -> None:
         chosen = (number, parameter(list(line.places))[0], most)
@@ -379,7 +379,11 @@ class _Desk:
         }
         self._fill(empty, 3 * _AT_LEAST)
         for (number, _), place in empty.items():
-            self._lines[number].seat(place)
+            line = self._lines[number]
+            if place.first() is None:
+                # Books that do not add up must keep nobody waiting.
+                line.waiting, place.waiting = line.waiting - place.waiting, 0
+            line.seat(place)
 
     def _grant(self, granted: Sequence[Waiting]) -> None:
         if not granted:
