@@ -1,4 +1,4 @@
-"""Identifiers: instance ids that sort by time, names that the wire allows, content digests."""
+"""Identifiers: instance ids that sort by time, names that the wire allows, keys of workflows, content digests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from perdure.base.errors import UsageError
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
 _DIGEST_BYTES = 20
 _ID_LENGTH = 256
+
+VERSION_MARK = "@"
+"""Stands between a workflow's name and its version in the key of its instances."""
 
 
 def new_instance_id() -> str:
@@ -77,6 +80,17 @@ def sanitized_name(name: str) -> str:
     if len(cleaned) > 64:
         raise ValueError(f"the name {name!r} has {len(cleaned)} characters; at most 64 are allowed: shorten it")
     return cleaned
+
+
+def workflow_key(name: str, version: str) -> str:
+    """Return what instances of a version of a workflow are kept under."""
+    return f"{name}{VERSION_MARK}{version}" if version else name
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the name and the version that a key stands for; the version is empty where there is none."""
+    name, _, version = key.partition(VERSION_MARK)
+    return name, version
 
 
 def agent_workflow_name(agent: str, framework: str = "") -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.base.codec import decode
+from perdure.base.ids import split_key
 from perdure.cli.ending import run_data, task_of
 from perdure.cli.formats import as_json, as_text, cleaned, duration, moment, plural, shortened
 from perdure.cli.standing import Standing, owner_name
@@ -17,7 +18,6 @@ from perdure.cli.tables import record_data, status_text
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, Step
 from perdure.runtime.timeline import Kind, Progress
-from perdure.workflows.registry import split_key
 
 _SHORT_VALUE = 100
 _PROGRESS_STYLES = {

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from perdure.base.codec import decode
 from perdure.base.events import Status
+from perdure.base.ids import split_key
 from perdure.cli.formats import as_json, cleaned, duration, short_id, shortened
 from perdure.cli.standing import Standing, owner_name
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import agent_of
-from perdure.workflows.registry import split_key
 
 _STYLES = {
     Status.PENDING: "blue",

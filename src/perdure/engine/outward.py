@@ -26,6 +26,7 @@ from perdure.base.events import (
     encode_event,
     encode_events,
 )
+from perdure.base.ids import split_key
 from perdure.base.limits import Limits
 from perdure.engine.engine_events import TERMINATE
 from perdure.engine.replay import Decisions, Execution, Workflow
@@ -141,7 +142,7 @@ class _Writer:
             if event.detached
             else Parent(instance_id=execution.instance_id, task_id=event.id, generation=execution.generation)
         )
-        name, _, version = key.partition("@")
+        name, version = split_key(key)
         rules = None if code is None else code.rules
         given = execution.input_of(event)
         started = ExecutionStarted(name=name, input=given, version=version, parent=parent, admission=event.admission)
@@ -245,7 +246,7 @@ def next_generation(execution: Execution, workflow: Workflow) -> list[AnyEvent]:
     started = ExecutionStarted(
         name=workflow.name,
         input=end.input,
-        version=workflow.keys[0].partition("@")[2],
+        version=split_key(workflow.keys[0])[1],
         generation=execution.generation + 1,
         parent=execution.parent,
     )

@@ -10,10 +10,10 @@ import msgspec
 from perdure.base.codec import Resolved
 from perdure.base.errors import NonDeterminismError, StoreCorruptError
 from perdure.base.events import UNFINISHED, HistoryRow
+from perdure.base.ids import split_key
 from perdure.engine.replay import Execution, Workflow
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
-from perdure.workflows.registry import split_key
 
 _PAGE = 1000
 

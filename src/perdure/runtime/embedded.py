@@ -42,7 +42,7 @@ from perdure.base.events import (
 )
 from perdure.base.faults import crash_point
 from perdure.base.ids import new_instance_id as fresh_instance_id
-from perdure.base.ids import require_text, require_usable_id
+from perdure.base.ids import require_text, require_usable_id, split_key
 from perdure.base.limits import Limits
 from perdure.base.schedule import Schedule
 from perdure.engine.activity import ActivityRunner
@@ -68,7 +68,7 @@ from perdure.runtime.forks import Edit, fork, path_of
 from perdure.runtime.location import DEFAULT_APP
 from perdure.runtime.starting import age_of, moment_of, require_ended, require_known_reuse, require_reusable
 from perdure.runtime.waiting import Ends
-from perdure.workflows.registry import Registry, default_registry, split_key
+from perdure.workflows.registry import Registry, default_registry
 from perdure.workflows.schedules import SCHEDULE_WORKFLOW, Plan, Progress, add_schedules, schedule_id
 
 _CHILDREN = 1_000_000

@@ -21,6 +21,7 @@ from perdure.base.events import (
     encode_event,
     encode_events,
 )
+from perdure.base.ids import split_key
 from perdure.engine.forking import Cut, answered, cut, goes_its_own_way, recalled, taken_over
 from perdure.engine.rules import ticket_of
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Park, Restored
@@ -138,8 +139,8 @@ class _Fork:
         record = await self._store.find(call.instance_id)
         if record is None:
             raise InstanceNotFoundError(call.instance_id)
-        name, _, version = record.workflow.partition("@")
-        if name != call.name.partition("@")[0]:
+        name, version = split_key(record.workflow)
+        if name != split_key(call.name)[0]:
             raise UsageError(
                 f"call #{call.id} {call.name!r} was refused, for its id {call.instance_id!r} was taken; give the fork "
                 "an output of the call, or fork at an earlier one"
@@ -188,4 +189,4 @@ def _ticket_of(record: InstanceRecord, first: HistoryRow) -> Ticket | None:
     admissions = [event.admission for event in first.events if isinstance(event, ExecutionStarted)]
     if not admissions or admissions[0] is None:
         return None
-    return ticket_of(record.app_id, record.workflow.partition("@")[0], admissions[0], None)
+    return ticket_of(record.app_id, split_key(record.workflow)[0], admissions[0], None)

@@ -9,6 +9,7 @@ from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar, overload
 
 from perdure.base.errors import UsageError
+from perdure.base.ids import VERSION_MARK, split_key, workflow_key
 from perdure.base.limits import UNLIMITED, Limits
 from perdure.engine.activity import Activity
 from perdure.engine.replay import Execution, Steps, Workflow
@@ -24,9 +25,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 NAME_ATTRIBUTE = "__perdure_name__"
 """Where a decorated function keeps its registered name; a workflow, the key of its instances."""
 
-VERSION_MARK = "@"
-"""Stands between a workflow's name and its version in the key of its instances."""
-
 _COMPARABLE = (str, bytes, int, float, MethodType)
 
 
@@ -40,17 +38,6 @@ def registered_name(function: Callable[..., Any]) -> str:
     if name is None:
         raise UsageError(f"{function!r} has no name of its own; wrap it in a function, which a history can find again")
     return name
-
-
-def workflow_key(name: str, version: str) -> str:
-    """Return what instances of a version of a workflow are kept under."""
-    return f"{name}{VERSION_MARK}{version}" if version else name
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return the name and the version that a key stands for; the version is empty where there is none."""
-    name, _, version = key.partition(VERSION_MARK)
-    return name, version
 
 
 class WorkflowDefinition:

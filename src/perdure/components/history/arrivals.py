@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.base.ids import split_key
 from perdure.base.limits import Limits
 from perdure.base.line import Answer
 from perdure.ports.history_store import NewInstance
@@ -75,7 +76,7 @@ class InLine(msgspec.Struct, frozen=True, gc=False):
 def arrival_of(new: NewInstance, key: int, *, may_be_refused: bool) -> Arrival:
     """Return the ticket that a new instance takes, by what the store knows when it brings none."""
     return Arrival(
-        new.ticket or Ticket(queue=Queue(new.app_id, "workflow", new.workflow.partition("@")[0])),
+        new.ticket or Ticket(queue=Queue(new.app_id, "workflow", split_key(new.workflow)[0])),
         key,
         may_be_refused=may_be_refused,
         begins_at=new.due if new.due is not None and new.due > new.at else None,

@@ -18,7 +18,7 @@ import msgspec
 from perdure.base.codec import ConversationKey, Link
 from perdure.base.errors import BacklogFullError, StaleLeaseError, StoreCorruptError, StoreUnavailableError
 from perdure.base.events import HistoryRow, Status, decode_events, ends_instance
-from perdure.base.ids import digest
+from perdure.base.ids import digest, split_key
 from perdure.base.limits import Limits
 from perdure.components.history.arrivals import INSTANCE, Arrival, Outcome, arrival_of, with_places
 from perdure.components.history.memory_queues import MemoryQueues
@@ -571,7 +571,7 @@ class MemoryHistoryStore:
         return (
             self._by_id.get(one.instance_id) is one
             and (not query.status or one.status in query.status)
-            and query.workflow in (None, one.workflow, one.workflow.partition("@")[0])
+            and query.workflow in (None, one.workflow, split_key(one.workflow)[0])
             and query.app_id in (None, one.app_id)
             and query.parent in (None, one.parent)
             and (query.created_from is None or one.created_at >= query.created_from)
