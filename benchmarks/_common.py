@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import perdure
+from perdure import EmbeddedRuntime, SQLiteHistoryStore
 
 T = TypeVar("T")
 
@@ -130,6 +131,12 @@ class Repeated:
         return {name: [rounded(min(values)), rounded(max(values))] for name, values in self._values.items()}
 
 
+def parted(medians: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the figures, and the raw limits that were measured with them."""
+    raw = {name: value for name, value in medians.items() if name.startswith("raw_")}
+    return {name: value for name, value in medians.items() if name not in raw}, raw
+
+
 @dataclass(frozen=True)
 class Target:
     """What a figure has to reach.
@@ -204,6 +211,21 @@ def report(
     print(json.dumps(line))
 
 
+Section = Callable[[EmbeddedRuntime, Options, "Phases", Repeated], Coroutine[Any, Any, None]]
+
+
+async def measure_sections(chosen: Options, phases: Phases, *sections: Section) -> Repeated:
+    """Run each section over a store of its own."""
+    figures = Repeated()
+    for section in sections:
+        folder = chosen.folder / section.__name__
+        folder.mkdir()
+        inside = Options(chosen.quick, folder, chosen.uvloop)
+        async with EmbeddedRuntime(SQLiteHistoryStore(folder / "perdure.db")) as runtime:
+            await section(runtime, inside, phases, figures)
+    return figures
+
+
 # -- facts
 
 
@@ -256,6 +278,16 @@ def checkpointed_bytes(database: Path) -> int:
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*"))
+
+
+async def all_waiting(database: Path, count: int, patience: float) -> None:
+    """Wait until that many instances belong to nobody and wait for a signal."""
+    statement = "SELECT count(*) FROM instance WHERE owner IS NULL AND waits IS NOT NULL AND due IS NULL"
+    end = time.monotonic() + patience
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        while connection.execute(statement).fetchone()[0] < count:
+            assert time.monotonic() < end, f"not all of {count} instances came to wait"
+            await asyncio.sleep(0.1)
 
 
 # -- the raw limits

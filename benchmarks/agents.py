@@ -25,6 +25,7 @@ from _common import (
     mean_row_bytes,
     median_ms,
     options,
+    parted,
     progress,
     report,
     run,
@@ -178,8 +179,7 @@ def main() -> None:
     with options(__doc__) as chosen:
         with progress() as phases:
             figures = run(measure(chosen, phases), chosen)
-        found = figures.medians()
-        raw = {name: found.pop(name) for name in list(found) if name.startswith("raw_")}
+        found, raw = parted(figures.medians())
         more = {name: found.pop(name) for name in list(found) if name.startswith("thread_tools_")}
         rows = history_rows(chosen.folder / "perdure.db")
         more |= {

@@ -7,12 +7,9 @@ instance waits for to having that instance's result.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import sqlite3
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from _common import (
     Options,
@@ -20,6 +17,7 @@ from _common import (
     RawSqlite,
     Repeated,
     Target,
+    all_waiting,
     checkpointed_bytes,
     history_rows,
     mean_row_bytes,
@@ -59,16 +57,6 @@ async def start_all(runtime: EmbeddedRuntime, first: int, count: int, advance: C
         advance(len(numbers))
 
 
-async def all_waiting(database: Path, count: int) -> None:
-    """Wait until that many instances belong to nobody and wait for a signal."""
-    statement = "SELECT count(*) FROM instance WHERE owner IS NULL AND waits IS NOT NULL AND due IS NULL"
-    end = time.monotonic() + PATIENCE
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        while connection.execute(statement).fetchone()[0] < count:
-            assert time.monotonic() < end, f"not all of {count} instances came to wait"
-            await asyncio.sleep(0.05)
-
-
 async def wake(runtime: EmbeddedRuntime, number: int) -> float:
     start = time.perf_counter()
     await runtime.raise_event(order_id(number), "decided", "yes")
@@ -90,7 +78,7 @@ async def measure(chosen: Options, phases: Phases) -> tuple[dict[str, float], di
         memory, disk = rss_bytes(), checkpointed_bytes(database)
         begun = time.perf_counter()
         await start_all(runtime, 0, count, phases.begin(f"{count} instances start, then wait", count))
-        await all_waiting(database, count)
+        await all_waiting(database, count, PATIENCE)
         started = count / (time.perf_counter() - begun)
         figures = {
             "rss_bytes_each": (rss_bytes() - memory) / count,

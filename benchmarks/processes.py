@@ -26,6 +26,7 @@ from _common import (
     mean_row_bytes,
     median_ms,
     options,
+    parted,
     percentile,
     progress,
     report,
@@ -251,8 +252,7 @@ def main() -> None:
     with options(__doc__) as chosen:
         with progress() as phases:
             measured = measure(chosen, phases)
-        found = measured.medians()
-        raw = {name: found.pop(name) for name in list(found) if name.startswith("raw_")}
+        found, raw = parted(measured.medians())
         more = {"busiest_of_4": found.pop("busiest_of_4")}
         targets = [
             Target("activities_per_s_4", found["activities_per_s_1"], "activities_per_s_1", at_least=True),

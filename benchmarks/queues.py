@@ -19,13 +19,15 @@ from _common import (
     Repeated,
     Target,
     mean_row_bytes,
+    measure_sections,
     options,
+    parted,
     progress,
     report,
     run,
 )
 
-from perdure import EmbeddedRuntime, Limits, SQLiteHistoryStore, WorkflowContext, activity, workflow
+from perdure import EmbeddedRuntime, Limits, WorkflowContext, activity, workflow
 
 STEPS_EACH = 10
 WIDE, NARROW = 1_000_000, 100
@@ -138,23 +140,11 @@ async def fairness(runtime: EmbeddedRuntime, chosen: Options, phases: Phases, fi
         advance()
 
 
-async def measure(chosen: Options, phases: Phases) -> Repeated:
-    figures = Repeated()
-    for section in (costs, fairness):
-        folder = chosen.folder / section.__name__
-        folder.mkdir()
-        inside = Options(chosen.quick, folder, chosen.uvloop)
-        async with EmbeddedRuntime(SQLiteHistoryStore(folder / "perdure.db")) as runtime:
-            await section(runtime, inside, phases, figures)
-    return figures
-
-
 def main() -> None:
     with options(__doc__) as chosen:
         with progress() as phases:
-            figures = run(measure(chosen, phases), chosen)
-        found = figures.medians()
-        raw = {name: found.pop(name) for name in list(found) if name.startswith("raw_")}
+            figures = run(measure_sections(chosen, phases, costs, fairness), chosen)
+        found, raw = parted(figures.medians())
         targets = [
             Target("activities_per_s_with_room", found["activities_per_s_free"] / 3, "free / 3", at_least=True),
             Target("activities_per_s_in_line", found["activities_per_s_free"] / 10, "free / 10", at_least=True),

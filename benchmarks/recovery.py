@@ -28,6 +28,7 @@ from _common import (
     mean_row_bytes,
     median_ms,
     options,
+    parted,
     progress,
     report,
     run,
@@ -201,10 +202,9 @@ def main() -> None:
     with options(__doc__) as chosen:
         with progress() as phases:
             measured = measure(chosen, phases)
-        found = measured.medians()
+        found, raw = parted(measured.medians())
         # No median here: one lost or repeated piece of work in any repetition is one too many.
         found |= {name: measured.total(name) for name in ("lost", "repeated")}
-        raw = {name: found.pop(name) for name in list(found) if name.startswith("raw_")}
         more = {"recovery_from_open_s": found.pop("recovery_from_open_s")}
         targets = [Target("recovery_s", 5, "5"), Target("lost", 0, "0"), Target("repeated", 0, "0")]
         report("recovery", chosen, found, raw=raw, targets=targets, spread=measured.spread(), more=more)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import sqlite3
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from _common import (
     Options,
@@ -16,6 +13,7 @@ from _common import (
     RawSqlite,
     Repeated,
     Target,
+    all_waiting,
     mean_row_bytes,
     median_ms,
     options,
@@ -52,16 +50,6 @@ async def start_all(runtime: EmbeddedRuntime, count: int, advance: Callable[...,
             )
         )
         advance(len(numbers))
-
-
-async def all_waiting(database: Path, count: int) -> None:
-    """Wait until that many instances belong to nobody and wait for a signal."""
-    statement = "SELECT count(*) FROM instance WHERE owner IS NULL AND waits IS NOT NULL AND due IS NULL"
-    end = time.monotonic() + PATIENCE
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        while connection.execute(statement).fetchone()[0] < count:
-            assert time.monotonic() < end, f"not all of {count} instances came to wait"
-            await asyncio.sleep(0.2)
 
 
 async def list_pages(runtime: EmbeddedRuntime) -> dict[str, float]:
@@ -106,7 +94,7 @@ async def measure(chosen: Options, phases: Phases) -> tuple[dict[str, float], di
     async with EmbeddedRuntime(SQLiteHistoryStore(database)) as runtime:
         begun = time.perf_counter()
         await start_all(runtime, count, phases.begin(f"{count} instances start, then wait", count))
-        await all_waiting(database, count)
+        await all_waiting(database, count, PATIENCE)
         started = count / (time.perf_counter() - begun)
         figures = await list_pages(runtime)
         raw = RawSqlite(chosen.folder, mean_row_bytes(database))

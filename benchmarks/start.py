@@ -21,6 +21,7 @@ from _common import (
     Target,
     median_ms,
     options,
+    parted,
     progress,
     report,
 )
@@ -111,8 +112,8 @@ def main() -> None:
             raw_sqlite = RawSqlite(chosen.folder, ROW_BYTES)
             measured.add(raw_commit_p50_ms=median_ms(raw_sqlite.commits(500)))
             raw_sqlite.close()
-        found = {**measured.medians(), **size}
-        raw = {name: found.pop(name) for name in list(found) if name.startswith("raw_")}
+        found, raw = parted(measured.medians())
+        found |= size
         more = {"import_agent_ms": found.pop("import_agent_ms")}
         targets = [Target("import_ms", 150, "150"), Target("cold_start_ms", 300, "300")]
         if size:

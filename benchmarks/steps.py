@@ -18,15 +18,17 @@ from _common import (
     Repeated,
     Target,
     mean_row_bytes,
+    measure_sections,
     median_ms,
     options,
+    parted,
     percentile,
     progress,
     report,
     run,
 )
 
-from perdure import EmbeddedRuntime, SQLiteHistoryStore, WorkflowContext, activity, workflow
+from perdure import EmbeddedRuntime, WorkflowContext, activity, workflow
 
 STEPS_EACH = 10
 FAN_OUT = 500
@@ -140,23 +142,11 @@ async def long(runtime: EmbeddedRuntime, chosen: Options, phases: Phases, figure
         advance()
 
 
-async def measure(chosen: Options, phases: Phases) -> Repeated:
-    figures = Repeated()
-    for section in (sequential, many, long):
-        folder = chosen.folder / section.__name__
-        folder.mkdir()
-        inside = Options(chosen.quick, folder, chosen.uvloop)
-        async with EmbeddedRuntime(SQLiteHistoryStore(folder / "perdure.db")) as runtime:
-            await section(runtime, inside, phases, figures)
-    return figures
-
-
 def main() -> None:
     with options(__doc__) as chosen:
         with progress() as phases:
-            figures = run(measure(chosen, phases), chosen)
-        found = figures.medians()
-        raw = {name: found.pop(name) for name in list(found) if name.startswith("raw_")}
+            figures = run(measure_sections(chosen, phases, sequential, many, long), chosen)
+        found, raw = parted(figures.medians())
         targets = [
             Target("sequential_p50_ms", 2 * raw["raw_commit_p50_ms"], "2 x raw_commit_p50_ms"),
             Target("activities_per_s_2000", 30_000, "30000", at_least=True),
