@@ -8,9 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from perdure.base.errors import StoreError
 from perdure.base.events import ExecutionStarted, encode_events
@@ -31,6 +32,27 @@ async def append(store: HistoryStore, lease: Lease, episode: Episode) -> None:
     error = await answer
     if error is not None:
         raise error
+
+
+Work = Callable[[SQLiteHistoryStore], Coroutine[Any, Any, Any]]
+
+
+async def _nothing(store: SQLiteHistoryStore) -> None:
+    return
+
+
+def with_store(path: Path, work: Work = _nothing, **options: Any) -> Any:
+    """Open the store, do something with it, close it; return what that returned."""
+
+    async def run() -> Any:
+        store = SQLiteHistoryStore(path, **options)
+        await store.open()
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
 
 
 class Child:

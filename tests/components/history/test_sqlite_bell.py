@@ -8,13 +8,11 @@ import socket
 import sqlite3
 import stat
 import sys
-from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.components.history.child import Child, append, new_instance
+from tests.components.history.child import Child, append, new_instance, with_store
 
 from perdure.base.events import Status
 from perdure.components.history.sqlite import SQLiteHistoryStore
@@ -24,18 +22,6 @@ from perdure.ports.history_store import Episode, News, Park
 PATIENCE = 10.0
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
-
-
-def with_store(path: Path, work: Callable[[SQLiteHistoryStore], Coroutine[Any, Any, None]]) -> None:
-    async def run() -> None:
-        store = SQLiteHistoryStore(path)
-        await store.open()
-        try:
-            await work(store)
-        finally:
-            await store.close()
-
-    asyncio.run(run())
 
 
 def bells(path: Path) -> list[Path]:

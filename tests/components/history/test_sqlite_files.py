@@ -8,13 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.components.history.child import Child, append, new_instance
+from tests.components.history.child import Child, append, new_instance, with_store
 from tests.disks import fill_disk, mounted_disk, succeeds
 
 from perdure.base.errors import (
@@ -31,26 +30,6 @@ from perdure.components.history.sqlite import SQLiteHistoryStore, writer
 from perdure.components.history.sqlite.connection import APPLICATION_ID, connect, migrations, preallocate_log
 from perdure.components.history.sqlite.group import Append
 from perdure.ports.history_store import Episode, NewInstance
-
-Work = Callable[[SQLiteHistoryStore], Coroutine[Any, Any, Any]]
-
-
-async def _nothing(store: SQLiteHistoryStore) -> None:
-    return
-
-
-def with_store(path: Path, work: Work = _nothing, **options: Any) -> Any:
-    """Open the store, do something with it, close it; return what that returned."""
-
-    async def run() -> Any:
-        store = SQLiteHistoryStore(path, **options)
-        await store.open()
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
 
 
 def execute(path: Path, *statements: str) -> None:

@@ -6,30 +6,16 @@ import asyncio
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.components.history.child import Child, append, new_instance
+from tests.components.history.child import Child, append, new_instance, with_store
 
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.ports.history_store import Episode
 
 PATIENCE = 20.0
-
-
-def with_store(path: Path, work: Callable[[SQLiteHistoryStore], Coroutine[Any, Any, None]], **options: Any) -> None:
-    async def run() -> None:
-        store = SQLiteHistoryStore(path, **options)
-        await store.open()
-        try:
-            await work(store)
-        finally:
-            await store.close()
-
-    asyncio.run(run())
 
 
 async def reaped(store: SQLiteHistoryStore) -> int:
