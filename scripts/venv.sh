@@ -37,5 +37,5 @@ echo "making .venv (once; about a minute)"
 rm -rf .venv
 "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-.venv/bin/python -m pip install --quiet --editable '.[openai,uvloop]' --group dev
+.venv/bin/python -m pip install --quiet --editable '.[openai,testing,uvloop]' --group dev
 echo "$wanted" > .venv/.wanted

@@ -277,3 +277,17 @@ def test_the_command_refuses_a_wrong_script_and_leaves_the_signals_alone(
     assert ended.value.code == 2
     assert "nowhere.yaml: the script cannot be read" in capsys.readouterr().err
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
+@pytest.mark.parametrize("module", ["perdure.testing", "perdure.testing.openai_server"])
+def test_a_missing_package_names_the_extra(missing: str, module: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "import perdure.testing.conformance.history, perdure.testing.conformance.workflows\n"
+        "from perdure.testing import ScriptedModel\n"
+        f"from {module} import OpenAIServer\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert "OpenAIServer needs an optional package: pip install 'perdure[testing]'" in ran.stderr.splitlines()[-1]

@@ -7,9 +7,12 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import uvicorn
+from perdure.base.errors import MissingExtraError, UsageError
 
-from perdure.base.errors import UsageError
+try:
+    import uvicorn
+except ModuleNotFoundError:
+    raise MissingExtraError("perdure.testing.OpenAIServer", "testing") from None
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -19,18 +19,22 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from perdure.base.clock import SystemClock
-from perdure.base.errors import ModelError, ModelUnavailableError, UsageError
+from perdure.base.errors import MissingExtraError, ModelError, ModelUnavailableError, UsageError
 from perdure.llm.openai_wire_serving import completion, completion_chunks, error_body, read_request
 from perdure.llm.scripted import ScriptedModel
 from perdure.ports.chat_model import ChatModel
 from perdure.testing.loopback import LOOPBACK, LoopbackServer, listen
 from perdure.testing.served_log import ServedLog
+
+try:
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.responses import Response, StreamingResponse
+    from starlette.routing import Route
+except ModuleNotFoundError:
+    raise MissingExtraError("perdure.testing.OpenAIServer", "testing") from None
 
 if TYPE_CHECKING:
     import os
