@@ -120,12 +120,13 @@ def completed_keys(instance_id: str, rows: Iterable[HistoryRow]) -> list[str]:
     """Return the idempotency keys of the activities whose completion a history records."""
     keys: dict[int, str] = {}
     found: list[str] = []
-    generation = ""
+    generation = execution = ""
     for event in (event for row in rows for event in row.events):
         if isinstance(event, ExecutionStarted):
+            execution = f"{event.execution_id}/" if event.execution_id else ""
             generation = f"{event.generation}/" if event.generation else ""
         elif isinstance(event, TaskScheduled):
-            keys[event.id] = f"{instance_id}/{generation}{event.call_id}"
+            keys[event.id] = f"{instance_id}/{execution}{generation}{event.call_id}"
         elif isinstance(event, TaskCompleted):
             found.append(keys[event.task_id])
     return found

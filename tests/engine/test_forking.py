@@ -181,8 +181,8 @@ def test_a_child_that_is_called_again_is_another_instance():
 def test_a_history_can_be_given_another_caller():
     rows = [HistoryRow(0, 1.0, (ExecutionStarted(name="x", parent=Parent(instance_id="p", task_id=1)),))]
     caller = Parent(instance_id="q", task_id=2, generation=1)
-    assert taken_over(rows, "x", caller)[0].events[0].parent == caller
-    assert taken_over(rows, "x", None)[0].events[0].parent is None
+    assert taken_over(rows, "x", caller, "")[0].events[0].parent == caller
+    assert taken_over(rows, "x", None, "")[0].events[0].parent is None
 
 
 def test_a_fork_replays_with_its_sources_identifiers_and_goes_on_with_its_own():
@@ -203,10 +203,10 @@ def test_a_fork_replays_with_its_sources_identifiers_and_goes_on_with_its_own():
     driven.feed(completed(4))
     cut_off = cut("one", driven.rows, 4)
     for source, fork in (("one", "two"), ("two", "three")):
-        rows = taken_over(cut_off.rows, source, None)
+        rows = taken_over(cut_off.rows, source, None, f"run of {fork}")
         execution = Execution(driven.execution.workflow, fork)
         execution.replay(rows, encode(None).resolved)
-        row = execution.advance(200.0, [goes_its_own_way(fork), completed(4)]).events
+        row = execution.advance(200.0, [goes_its_own_way(fork, f"run of {fork}"), completed(4)]).events
         assert execution.completed is not None
         cut_off = cut(fork, [*rows, HistoryRow(rows[-1].seq + 1, 200.0, tuple(row))], 4)
     assert made[0][:2] == made[1][:2] == made[2][:2]

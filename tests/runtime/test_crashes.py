@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.runtime.harness import PATIENCE, Child, crash, end_lease, registry_of, until, waits_of
+from tests.runtime.harness import PATIENCE, Child, call_of, crash, end_lease, registry_of, until, waits_of
 from tests.shapes import ALL, BY_NAME, REGISTRY, effects
 
 from perdure.base.errors import RunFailedError, UsageError
@@ -36,6 +36,13 @@ class Payment:
             await asyncio.Event().wait()
         return f"paid {amount}"
 
+    @property
+    def key(self) -> str:
+        """The idempotency key that it was first called under."""
+        key = self.runs[0][0]
+        assert call_of(key) == "one/0" != key
+        return key
+
     async def cut_off(self, opened) -> None:
         """Start the flow, and crash in the middle of its activity."""
         runtime = opened(self.registry)
@@ -52,7 +59,7 @@ def test_an_interrupted_activity_is_run_again_under_the_same_key_and_told_so(ope
         async with opened(payment.registry) as runtime:
             assert await runtime.wait("one", PATIENCE) == "paid {'amount': 5}"
             assert (await runtime.find("one")).recoveries == 1
-        assert payment.runs == [("one/0", 1, False), ("one/0", 1, True)]
+        assert payment.runs == [(payment.key, 1, False), (payment.key, 1, True)]
 
     asyncio.run(run())
 
@@ -64,7 +71,7 @@ def test_the_first_activity_of_a_run_that_another_process_accepted_begins_once(o
             await client.start("flow", {"amount": 5}, instance_id="one")
             async with opened(payment.registry):
                 assert await client.wait("one", PATIENCE) == "paid {'amount': 5}"
-        assert payment.runs == [("one/0", 1, False)]
+        assert payment.runs == [(payment.key, 1, False)]
 
     asyncio.run(run())
 
@@ -80,7 +87,7 @@ def test_an_activity_that_asks_waits_for_a_human_and_says_so(opened):
             assert await waits_of(runtime, "one") == waits
             await runtime.answer("one", 0, "retry")
             assert await runtime.wait("one", PATIENCE) == "paid {'amount': 5}"
-        assert payment.runs == [("one/0", 1, False), ("one/0", 1, False)]
+        assert payment.runs == [(payment.key, 1, False), (payment.key, 1, False)]
 
     asyncio.run(run())
 
@@ -163,14 +170,14 @@ def _nonsense(question):
 
 @pytest.mark.parametrize(
     ("reconcile", "result", "runs"),
-    [(_completed, "found {'amount': 5} under one/0", 1), (_retry, "paid {'amount': 5}", 2)],
+    [(_completed, "found {'amount': 5} under KEY", 1), (_retry, "paid {'amount': 5}", 2)],
 )
 def test_a_reconcile_function_decides_what_became_of_an_interrupted_activity(opened, reconcile, result, runs):
     async def run() -> None:
         payment = Payment(reconcile)
         await payment.cut_off(opened)
         async with opened(payment.registry) as runtime:
-            assert await runtime.wait("one", PATIENCE) == result
+            assert await runtime.wait("one", PATIENCE) == result.replace("KEY", payment.key)
         assert len(payment.runs) == runs
 
     asyncio.run(run())

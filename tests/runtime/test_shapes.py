@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.chaos.harness import completed_keys
 from tests.runtime.harness import until
 from tests.shapes import ALL, REGISTRY, Shape, completions, effects
 
 from perdure.base.errors import RunFailedError
-from perdure.base.events import HistoryRow, TaskCompleted, TaskScheduled
 from perdure.runtime.embedded import EmbeddedRuntime
 
 
@@ -50,12 +50,6 @@ def test_every_shape_gives_its_result_and_runs_each_activity_once(shape, opened,
     assert set(keys.values()) <= {1}
 
 
-def _recorded_keys(instance_id: str, rows: list[HistoryRow]) -> set[str]:
-    calls = {e.id: e.call_id for row in rows for e in row.events if isinstance(e, TaskScheduled)}
-    done = {e.task_id for row in rows for e in row.events if isinstance(e, TaskCompleted)}
-    return {f"{instance_id}/{calls[task]}" for task in done}
-
-
 @pytest.mark.parametrize("shape", ALL, ids=lambda shape: shape.name)
 def test_a_restart_in_the_middle_finishes_every_shape_and_runs_no_recorded_activity_again(shape, opened, tmp_path):
     log = tmp_path / "effects"
@@ -67,8 +61,9 @@ def test_a_restart_in_the_middle_finishes_every_shape_and_runs_no_recorded_activ
             await until(lambda: not shape.counts or effects(log) or first._worker.held == {})
         looker = opened(REGISTRY, worker=False)
         async with looker:
-            recorded = _recorded_keys(shape.name, await looker.history(shape.name))
+            recorded = set(completed_keys(shape.name, await looker.history(shape.name)))
         before = len(effects(log))
+        assert recorded <= {key for _, key, _ in effects(log)}
         async with opened(REGISTRY) as second:
             await _judge(second, shape)
         assert recorded.isdisjoint({key for _, key, _ in effects(log)[before:]})

@@ -62,6 +62,9 @@ class Book:
 
     def __init__(self, new: NewInstance) -> None:
         self.new = new
+        self.execution_id = next(
+            event.execution_id for event in decode_events(new.events) if isinstance(event, ExecutionStarted)
+        )
         self.generation = 0
         self.next_seq = 1
         self.owner: int | None = None
@@ -75,8 +78,9 @@ class Book:
 
     def key_of(self, scheduled: TaskScheduled) -> str:
         """Return the idempotency key that an attempt must see."""
+        execution = f"{self.execution_id}/" if self.execution_id else ""
         generation = f"{self.generation}/" if self.generation else ""
-        return f"{self.new.instance_id}/{generation}{scheduled.call_id}"
+        return f"{self.new.instance_id}/{execution}{generation}{scheduled.call_id}"
 
 
 LIMITED = {"add_in_turn": 2}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 from tests.simulation.client import Answer, Clash, Outside, Raise, Resume, Start, Suspend, Terminate, Wait
 from tests.simulation.corpus import Case, Event, fill_registry, random_cases
@@ -25,6 +26,7 @@ from perdure.components.history.memory import MemoryHistoryStore
 from perdure.engine.held import WorkerOptions
 from perdure.engine.retention import Retention
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
+from perdure.runtime import embedded
 
 _SETTLING_SECONDS = 300.0
 _LOOK_SECONDS = 3.0
@@ -77,7 +79,11 @@ class Outcome:
 def simulate(seed: int, *, tracing: bool = False, parts: Parts = SOUND) -> Outcome:
     """Run one seed."""
     world = World(seed, tracing=tracing)
-    with _errors_of_the_engine(world):
+    ids = random.Random(f"execution ids of {seed}")
+    with (
+        _errors_of_the_engine(world),
+        mock.patch.object(embedded, "new_execution_id", side_effect=lambda: f"{ids.getrandbits(64):016x}"),
+    ):
         simulation = Simulation(world, parts)
         try:
             simulation.run()

@@ -128,7 +128,8 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag
         version: the version of the workflow that it began with; empty for a workflow without versions.
         generation: how often the instance has continued as new.
         parent: who called it and is told of its end, or None.
-        seed: what identifiers and random numbers are made of; empty for the instance's own id.
+        execution_id: tells the run apart from others that had or will have its instance id; empty when none can.
+        seed: what identifiers and random numbers are made of; empty for the instance's own ids.
         admission: how it waits for its turn when its workflow is limited, or None.
     """
 
@@ -137,6 +138,7 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, omit_defaults=True, tag
     version: str = ""
     generation: int = 0
     parent: Parent | None = None
+    execution_id: str = ""
     seed: str = ""
     admission: Admission | None = None
 

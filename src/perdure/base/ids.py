@@ -25,6 +25,23 @@ def new_instance_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
+def new_execution_id() -> str:
+    """Return 16 random hexadecimal digits, which tell apart the runs that have one instance id in turn."""
+    return os.urandom(8).hex()
+
+
+def execution_id_of_call(caller: str, execution_id: str, generation: int, call: int) -> str:
+    """Return the execution id of a child workflow: the same each time that this call is made, and no other call's.
+
+    Args:
+        caller: the instance id of the caller.
+        execution_id: the caller's own.
+        generation: how often the caller has continued as new.
+        call: the number of the call.
+    """
+    return digest(f"{caller}\0{execution_id}\0{generation}\0{call}".encode())[:16]
+
+
 def require_usable_id(given: str, field: str = "instance_id") -> None:
     """Refuse what cannot be an instance id, or an app id.
 

@@ -30,6 +30,7 @@ from perdure.base.events import (
     TaskScheduled,
 )
 from perdure.engine.engine_events import CANCELLED, FORKED, NOT_STARTED, TERMINATE
+from perdure.engine.requests import seed_of
 
 _Outcome = TaskCompleted | TaskFailed | SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed
 
@@ -132,26 +133,28 @@ def _cancels(event: AnyEvent, call: Called) -> bool:
             return False
 
 
-def taken_over(rows: Sequence[HistoryRow], source: str, parent: Parent | None) -> list[HistoryRow]:
+def taken_over(rows: Sequence[HistoryRow], source: str, parent: Parent | None, execution_id: str) -> list[HistoryRow]:
     """Return a history as that of another instance.
 
     Args:
         rows: the history.
         source: the id of the instance that made it, which its code has seen in identifiers and random numbers.
         parent: who called the other one, or None.
+        execution_id: the other one's.
     """
 
     def change(event: AnyEvent) -> AnyEvent:
         if not isinstance(event, ExecutionStarted):
             return event
-        return msgspec.structs.replace(event, parent=parent, seed=event.seed or source)
+        seed = event.seed or seed_of(source, event.execution_id)
+        return msgspec.structs.replace(event, parent=parent, execution_id=execution_id, seed=seed)
 
     return [_changed(row, change) for row in rows]
 
 
-def goes_its_own_way(instance_id: str) -> AnyEvent:
+def goes_its_own_way(instance_id: str, execution_id: str) -> AnyEvent:
     """Return the first event of a fork's own: from there on its identifiers are not those of its source."""
-    return EventRaised(name=FORKED, input=encode(instance_id).raw)
+    return EventRaised(name=FORKED, input=encode(seed_of(instance_id, execution_id)).raw)
 
 
 def recalled(made: Cut, at: float, *, given: msgspec.Raw | None, child: str | None) -> list[HistoryRow]:

@@ -144,8 +144,14 @@ class _Writer:
         )
         name, version = split_key(key)
         rules = None if code is None else code.rules
-        given = execution.input_of(event)
-        started = ExecutionStarted(name=name, input=given, version=version, parent=parent, admission=event.admission)
+        started = ExecutionStarted(
+            name=name,
+            input=execution.input_of(event),
+            version=version,
+            parent=parent,
+            execution_id=execution.execution_id_for(event),
+            admission=event.admission,
+        )
         new = NewInstance(
             instance_id=event.instance_id,
             app_id=app_id,
@@ -249,6 +255,7 @@ def next_generation(execution: Execution, workflow: Workflow) -> list[AnyEvent]:
         version=split_key(workflow.keys[0])[1],
         generation=execution.generation + 1,
         parent=execution.parent,
+        execution_id=execution.execution_id,
     )
     # What was carried over first: nothing that the new function asks for may stand between it and the start.
     return [*end.carried, started]

@@ -53,7 +53,7 @@ from perdure.base.events import (
 from perdure.engine.engine_events import ENGINE_EVENT, NOTES, PATCHED
 from perdure.engine.failures import failure_of
 from perdure.engine.open_work import Call, Unread
-from perdure.engine.requests import Attribute, Requests
+from perdure.engine.requests import Attribute, Requests, key_prefix, seed_of
 from perdure.engine.tasks import Task
 
 if TYPE_CHECKING:
@@ -329,10 +329,10 @@ class Execution(Requests):
 
     def _started(self, event: ExecutionStarted) -> None:
         self.parent = event.parent
-        self.seed = event.seed or self.instance_id
-        if event.generation:
-            self.generation = event.generation
-            self._key_prefix = f"{self.instance_id}/{event.generation}/"
+        self.execution_id = event.execution_id
+        self.seed = event.seed or seed_of(self.instance_id, event.execution_id)
+        self.generation = event.generation
+        self._key_prefix = key_prefix(self.instance_id, event)
         try:
             self._steps = self.workflow.begin(self, self._decode(event.input))
         except KeyboardInterrupt:

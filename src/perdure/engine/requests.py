@@ -19,12 +19,13 @@ from perdure.base.events import (
     Called,
     EventRaised,
     EventSent,
+    ExecutionStarted,
     RetryPolicy,
     SubOrchestrationInstanceCreated,
     TaskScheduled,
     TimerCreated,
 )
-from perdure.base.ids import require_text, require_usable_id
+from perdure.base.ids import execution_id_of_call, require_text, require_usable_id
 from perdure.engine.engine_events import CANCELLED, ENGINE_EVENT, FORKED, PATCHED, TERMINATE
 from perdure.engine.open_work import Call, Convert, OpenWork
 from perdure.engine.tasks import Task
@@ -45,6 +46,7 @@ class Requests(OpenWork):
         evicted: whether the function is being unwound, so that what it still asks for is nobody's any more.
         custom_status: what the code last set, encoded as JSON; None while it has set nothing.
         attributes: those that the code set since the last episode.
+        execution_id: tells the run apart from others that have its instance id; empty when none can.
         seed: what identifiers and random numbers are made of.
     """
 
@@ -65,6 +67,7 @@ class Requests(OpenWork):
         "attributes",
         "custom_status",
         "evicted",
+        "execution_id",
         "instance_id",
         "now",
         "replaying",
@@ -79,6 +82,7 @@ class Requests(OpenWork):
         self.evicted = False
         self.custom_status: str | None = None
         self.attributes: dict[str, Attribute] = {}
+        self.execution_id = ""
         self.seed = instance_id
         self._next_id = 0
         self._identifiers = 0
@@ -193,7 +197,7 @@ class Requests(OpenWork):
         return created.instance_id, call.task
 
     def key_of(self, call: Called) -> str:
-        """Return the idempotency key of a call: no other call of any instance or generation has it."""
+        """Return the idempotency key of a call: no other call of any run or generation has it."""
         first = call.id if call.retry_of is None else call.retry_of
         return f"{self._key_prefix}{first}"
 
@@ -201,6 +205,12 @@ class Requests(OpenWork):
         """Return the id of the child workflow that a decision calls, unless the code chose one."""
         generation = f":{self.generation}" if self.generation else ""
         return f"{self.instance_id}{generation}:{number:04x}"
+
+    def execution_id_for(self, call: SubOrchestrationInstanceCreated) -> str:
+        """Return the execution id of the child workflow that a decision calls; empty when its instance id is unique."""
+        if not self.execution_id and call.instance_id == self.child_id(call.id):
+            return ""
+        return execution_id_of_call(self.instance_id, self.execution_id, self.generation, call.id)
 
     def send_event(self, instance_id: str, name: str, data: Any) -> None:
         """Decide to send an event to another instance; one that does not exist or has ended does not get it.
@@ -375,6 +385,18 @@ class Requests(OpenWork):
     def _forget_beside(self) -> None:
         if self._blobs or self._conversations:
             self._blobs, self._links, self._conversations = {}, [], {}
+
+
+def key_prefix(instance_id: str, started: ExecutionStarted) -> str:
+    """Return what the idempotency keys of a generation of a run begin with: no other one's do."""
+    execution = f"{started.execution_id}/" if started.execution_id else ""
+    generation = f"{started.generation}/" if started.generation else ""
+    return f"{instance_id}/{execution}{generation}"
+
+
+def seed_of(instance_id: str, execution_id: str) -> str:
+    """Return what the identifiers of a run are made of."""
+    return f"{instance_id}/{execution_id}" if execution_id else instance_id
 
 
 def usable_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:

@@ -41,8 +41,8 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.base.faults import crash_point
+from perdure.base.ids import new_execution_id, require_text, require_usable_id, split_key
 from perdure.base.ids import new_instance_id as fresh_instance_id
-from perdure.base.ids import require_text, require_usable_id, split_key
 from perdure.base.limits import Limits
 from perdure.base.schedule import Schedule
 from perdure.engine.activity import ActivityRunner
@@ -248,12 +248,20 @@ class EmbeddedRuntime:
         encoded = encode(input, f"the input of workflow {name!r}", references=False)
         now = self._clock.now()
         due = None if start_at is None else moment_of(start_at, now)
+        begins = ExecutionStarted(
+            name=name,
+            version=version,
+            input=encoded.raw,
+            # A fresh id is no other run's: only one that the caller chose may come back.
+            execution_id="" if instance_id is None else new_execution_id(),
+            admission=waits,
+        )
         new = NewInstance(
             instance_id=instance_id or fresh_instance_id(),
             app_id=self._app_id,
             workflow=code,
             at=now,
-            events=encode_events([ExecutionStarted(name=name, version=version, input=encoded.raw, admission=waits)]),
+            events=encode_events([begins]),
             blobs=encoded.blobs,
             lease=self._lease_for(code) if due is None or due <= now else None,
             due=due,

@@ -21,7 +21,7 @@ from perdure.base.events import (
     encode_event,
     encode_events,
 )
-from perdure.base.ids import split_key
+from perdure.base.ids import new_execution_id, split_key
 from perdure.engine.forking import Cut, answered, cut, goes_its_own_way, recalled, taken_over
 from perdure.engine.rules import ticket_of
 from perdure.ports.history_store import HistoryStore, InstanceRecord, NewInstance, Park, Restored
@@ -91,6 +91,7 @@ class _Fork:
         self._store = store
         self._edit = edit
         self._now = now
+        self._execution_id = new_execution_id()
 
     async def of(self, instance_id: str, path: Sequence[int], new_id: str, parent: Parent | None) -> list[Restored]:
         record = await self._store.find(instance_id)
@@ -108,8 +109,8 @@ class _Fork:
         kept = made.rows
         if self._edit.output is msgspec.UNSET or len(path) > 1:
             kept = recalled(made, self._now, given=None if content is None else content.raw, child=child)
-        kept = taken_over(kept if not base else [first, *kept], instance_id, parent)
-        inbox = [goes_its_own_way(new_id), *inbox]
+        kept = taken_over(kept if not base else [first, *kept], instance_id, parent, self._execution_id)
+        inbox = [goes_its_own_way(new_id, self._execution_id), *inbox]
         fork = self._restored(record, new_id, kept, parent, base=base, inbox=inbox, content=content)
         return [fork, *others]
 
@@ -146,7 +147,8 @@ class _Fork:
                 "an output of the call, or fork at an earlier one"
             )
         raw = call.input if given is None else given.raw
-        row = HistoryRow(0, self._now, (ExecutionStarted(name=name, version=version, input=raw, parent=caller),))
+        begins = ExecutionStarted(name=name, version=version, input=raw, parent=caller, execution_id=self._execution_id)
+        row = HistoryRow(0, self._now, (begins,))
         # It begins: what the recorded child has set is not its own.
         fresh = msgspec.structs.replace(record, custom_status=None, attributes={})
         return self._restored(fresh, child, [row], caller, content=given)

@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.base.errors import InstanceError, InstanceExistsError, InstanceNotFoundError, UsageError
 from perdure.base.events import Status, TaskScheduled
+from perdure.engine.activity import current_activity
 from perdure.testing.conformance.workflows import kit
 from perdure.workflows.context import WorkflowContext
 
@@ -68,6 +69,31 @@ class Forks(kit.Suite):
             assert await runtime.wait(again, self.patience) == [1, 2, 4, 8]
             assert await runtime.wait(other, self.patience) == [1, 2, 100, 200]
             assert sorted(counted.given) == [1, 2, 4, 4, 50, 100]
+
+    @kit.scenario
+    async def test_a_fork_that_takes_an_id_again_has_keys_of_its_own(self, place: kit.Place) -> None:
+        """Though it makes the same call of the same source again, as do its child workflows."""
+        keys: list[str] = []
+
+        async def note(_: Any) -> None:
+            keys.append(current_activity().idempotency_key)
+
+        async def child(ctx: WorkflowContext) -> None:
+            await ctx.call_activity(note)
+
+        async def parent(ctx: WorkflowContext) -> None:
+            await ctx.call_activity(note)
+            await ctx.call_child_workflow(child)
+
+        async with place.runtime(kit.registry(parent, child, activities=[note])) as runtime:
+            await runtime.start(parent, instance_id="source")
+            await runtime.wait("source", self.patience)
+            for path in (0, 1, [1, 0]):
+                for _ in range(2):
+                    fork = await runtime.fork("source", path, new_instance_id="fork")
+                    await runtime.wait(fork, self.patience)
+                    await runtime.purge(fork)
+        assert len(set(keys)) == len(keys) == 2 + 2 * 2 + 2 + 2
 
     @kit.scenario
     async def test_a_fork_of_a_fork_is_a_fork(self, place: kit.Place) -> None:

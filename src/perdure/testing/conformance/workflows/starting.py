@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.base.errors import InstanceExistsError, NotSerializableError, UsageError
 from perdure.base.events import Status
+from perdure.engine.activity import current_activity
 from perdure.testing.conformance.workflows import kit
 from perdure.workflows.context import WorkflowContext
 
@@ -122,6 +123,38 @@ class Starting(kit.Suite):
             assert record is not None
             assert record.workflow == "echoing"
             assert await kit.ids(runtime) == ["one"]
+
+    @kit.scenario
+    async def test_a_run_that_takes_an_id_again_has_keys_and_identifiers_of_its_own(self, place: kit.Place) -> None:
+        """Its child workflows too, those with a chosen id and the others; a generation keeps to its run."""
+        keys: list[str] = []
+        made: list[Any] = []
+
+        async def note(_: Any) -> None:
+            keys.append(current_activity().idempotency_key)
+
+        async def child(ctx: WorkflowContext) -> None:
+            made.append(ctx.new_uuid())
+            await ctx.call_activity(note)
+
+        async def parent(ctx: WorkflowContext, generation: int) -> None:
+            made.append(ctx.random.random())
+            await ctx.call_activity(note)
+            await ctx.call_child_workflow(child)
+            await ctx.call_child_workflow(child, instance_id=f"chosen-{generation}")
+            if generation == 0:
+                ctx.continue_as_new(1)
+
+        async with place.runtime(kit.registry(parent, child, activities=[note])) as runtime:
+            for purges in (False, True, False):
+                await runtime.start(parent, 0, instance_id="p", reuse="replace")
+                await runtime.wait("p", self.patience)
+                if purges:
+                    await runtime.purge("p")
+            await runtime.purge("p")
+            await runtime.wait(await runtime.start(parent, 1), self.patience)
+        assert len(set(keys)) == len(keys) == 3 * 2 * 3 + 3
+        assert len(set(made)) == len(keys)
 
     @kit.scenario
     async def test_a_run_that_is_replaced_makes_way_with_its_children(self, place: kit.Place) -> None:
