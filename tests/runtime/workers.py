@@ -183,13 +183,23 @@ async def _work(folder: Path, app_id: str, lease_seconds: float, poll: float) ->
     async with EmbeddedRuntime(store, app_id=app_id, registry=registry, options=options):
         print("ready", flush=True)
         while point := await asyncio.to_thread(sys.stdin.readline):
-            arm(cast("CrashPoint", point.strip()), action=_stop_here)
+            named = cast("CrashPoint", point.strip())
+            arm(named, action=_stop_here if named == "store.in_transaction" else _stop_outside_of_commits)
             print("armed", flush=True)
 
 
 def _stop_here() -> None:
     # At this thread, which so cannot go on until the others have stopped.
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def _stop_outside_of_commits() -> None:
+    # The writer may be about to renew the lease: a process stopped in there would keep all others waiting.
+    free = False
+    while not free:
+        with _write_lock(Place(Path(sys.argv[1])).database) as free:
+            pass
+    _stop_here()
 
 
 if __name__ == "__main__":
