@@ -317,7 +317,7 @@ class World:
         """Return what may happen next; None stands for time going on to the next timer."""
         if self.execution.completed is not None:
             return []
-        settled = {event.task_id for event in self.execution._held_back if isinstance(event, _ChildEnd)}
+        settled = {event.task_id for event in self.execution._held_back or () if isinstance(event, _ChildEnd)}
         children = [call.current for call in self.execution._children.values() if call.current.id not in settled]
         calls: list[Called] = [*self.execution.pending_activities(), *children]
         found: list[AnyEvent | None] = [self.answer(call) for call in calls]

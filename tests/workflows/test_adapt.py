@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from perdure.base.errors import UsageError
-from perdure.engine.activity import ActivityContext, _current
+from perdure.engine.activity import ActivityContext, _Running, _running
 from perdure.workflows.adapt import converter, input_converter, one_input, result_converter, takes_argument
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ CALL = ActivityContext(instance_id="one", activity="act", idempotency_key="one/0
 
 @pytest.fixture(autouse=True)
 def _inside_an_activity():
-    token = _current.set(CALL)
+    token = _running.set(_Running(CALL, None))
     yield
-    _current.reset(token)
+    _running.reset(token)
 
 
 def test_a_model_annotation_converts_the_input():

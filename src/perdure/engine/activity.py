@@ -9,7 +9,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -50,8 +50,14 @@ class ActivityContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     interrupted: bool = False
 
 
-_current: contextvars.ContextVar[ActivityContext] = contextvars.ContextVar("perdure_activity")
-_pool: contextvars.ContextVar[ThreadPoolExecutor] = contextvars.ContextVar("perdure_threads")
+class _Running(NamedTuple):
+    """What surrounds a running activity: its context, and the threads of its runtime."""
+
+    context: ActivityContext
+    threads: ThreadPoolExecutor | None
+
+
+_running: contextvars.ContextVar[_Running] = contextvars.ContextVar("perdure_running")
 
 
 def current_activity() -> ActivityContext:
@@ -61,7 +67,7 @@ def current_activity() -> ActivityContext:
         UsageError: no activity is running here.
     """
     try:
-        return _current.get()
+        return _running.get().context
     except LookupError:
         raise UsageError("current_activity() works inside an activity or a tool only") from None
 
@@ -75,6 +81,7 @@ async def in_thread(function: Callable[[], T], began: Callable[[], None] | None 
     """
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
+    running = _running.get(None)
 
     def call() -> T:
         if began is not None:
@@ -85,7 +92,7 @@ async def in_thread(function: Callable[[], T], began: Callable[[], None] | None 
             # A future refuses to carry this one, and would never finish.
             raise RuntimeError(f"StopIteration was raised on a thread: {error}") from error
 
-    return await loop.run_in_executor(_pool.get(None), call)
+    return await loop.run_in_executor(None if running is None else running.threads, call)
 
 
 async def call_within(function: Callable[[], Any], *, is_async: bool, seconds: float | None, name: str) -> Any:
@@ -206,8 +213,7 @@ class ActivityRunner:
             attempt=scheduled.attempt,
             interrupted=call.interrupted,
         )
-        _current.set(context)
-        _pool.set(self._threads)
+        _running.set(_Running(context, self._threads))
         try:
             argument = await self._argument(call) if call.resolved is None else decode(call.input, call.resolved)
             if call.interrupted:

@@ -110,7 +110,7 @@ class OpenWork:
         self._waiters: dict[str, deque[Task[Any]]] = {}
         self._unread: dict[str, deque[Unread]] = {}
         self._events_seen = 0
-        self._held_back: deque[tuple[AnyEvent, Resolved]] = deque()
+        self._held_back: deque[tuple[AnyEvent, Resolved]] | None = None
 
     def pending_activities(self) -> list[TaskScheduled]:
         """Return the attempts of activities that have neither completed nor failed."""
@@ -132,7 +132,7 @@ class OpenWork:
 
     def _settled_unseen(self) -> frozenset[int]:
         """Return the attempts whose outcome is recorded, and kept from the code while the instance is suspended."""
-        events = (event for event, _ in self._held_back)
+        events = (event for event, _ in self._held_back or ())
         return frozenset(event.task_id for event in events if isinstance(event, TaskCompleted | TaskFailed))
 
     def input_of(self, scheduled: Called) -> msgspec.Raw:
@@ -184,7 +184,7 @@ class OpenWork:
     def unread_events(self) -> tuple[EventRaised, ...]:
         """Return the external events that nobody has read, in the order in which they came."""
         unread = sorted((one for queue in self._unread.values() for one in queue), key=lambda one: one.number)
-        held_back = (event for event, _ in self._held_back if isinstance(event, EventRaised))
+        held_back = (event for event, _ in self._held_back or () if isinstance(event, EventRaised))
         return (*(one.event for one in unread), *held_back)
 
     def _open_timers(self) -> list[tuple[int, float]]:
@@ -233,7 +233,7 @@ class OpenWork:
             table.clear()
         self.asked.clear()
         self.queued.clear()
-        self._held_back.clear()
+        self._held_back = None
 
 
 def _is_of(child: str, call: Call) -> bool:

@@ -144,7 +144,17 @@ class Execution(Requests):
         parent: who called the instance, and is told of its end.
     """
 
-    __slots__ = ("_resolved", "_status_known", "_steps", "completed", "continued", "ended", "parent", "workflow")
+    __slots__ = (
+        "_answered",
+        "_resolved",
+        "_status_known",
+        "_steps",
+        "completed",
+        "continued",
+        "ended",
+        "parent",
+        "workflow",
+    )
 
     def __init__(self, workflow: Workflow, instance_id: str) -> None:
         super().__init__(instance_id)
@@ -154,6 +164,7 @@ class Execution(Requests):
         self.ended = False
         self.parent: Parent | None = None
         self._steps: Steps | None = None
+        self._answered = 0
         self._resolved = NOTHING
         self._status_known: str | None = None
 
@@ -253,16 +264,25 @@ class Execution(Requests):
             return
         if not isinstance(event, Action):
             if self._requested or not self._expects(event):
-                requested = self._requested[0] if self._requested else None
-                raise NonDeterminismError(self.instance_id, describe(event), describe(requested))
+                raise NonDeterminismError(self.instance_id, describe(event), describe(self._next_requested()))
             self._apply(event)
             return
-        requested = self._requested.popleft() if self._requested else None
+        requested = self._next_requested()
         if requested is None or not _agree(event, requested):
             raise NonDeterminismError(self.instance_id, describe(event), describe(requested))
         if isinstance(event, Called) and isinstance(requested, Called):
             self._compare_references(event, requested)
         self._adopt(event)
+
+    def _next_requested(self) -> Action | None:
+        """Take the oldest of the requests that no recorded decision has answered."""
+        if not self._requested:
+            return None
+        requested = self._requested[self._answered]
+        self._answered += 1
+        if self._answered == len(self._requested):
+            self._requested, self._answered = [], 0
+        return requested
 
     def _compare_references(self, recorded: Called, requested: Called) -> None:
         """Store conversations anew that the code of today writes otherwise than the one that recorded them."""
@@ -272,7 +292,7 @@ class Execution(Requests):
 
     def _require_the_end(self) -> None:
         if self._requested and self.replaying:
-            raise NonDeterminismError(self.instance_id, describe(None), describe(self._requested[0]))
+            raise NonDeterminismError(self.instance_id, describe(None), describe(self._next_requested()))
 
     def _note_admission(self, recorded: Called) -> None:
         if isinstance(recorded, TaskScheduled):
@@ -304,6 +324,8 @@ class Execution(Requests):
 
     def _apply(self, event: AnyEvent) -> None:
         if self.suspended is not None and not self._concerns_suspended(event):
+            if self._held_back is None:
+                self._held_back = deque()
             self._held_back.append((event, self._resolved))
             return
         _HANDLERS[type(event)](self, event)
@@ -496,7 +518,7 @@ class Execution(Requests):
             return
         events.extend(self._requested)
         actions.extend(self._requested)
-        self._requested.clear()
+        self._requested = []
 
     def _decode(self, raw: msgspec.Raw) -> Any:
         return decode(raw, self._resolved)

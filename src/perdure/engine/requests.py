@@ -89,7 +89,7 @@ class Requests(OpenWork):
         self._key_prefix = f"{instance_id}/"
         self._random: random.Random | None = None
         self._next_input: tuple[Encoded, bool] | None = None
-        self._requested: deque[Action] = deque()
+        self._requested: list[Action] = []
         self._notes: list[EventRaised] = []
         self._cancelled: list[int] = []
         self._patches: dict[str, bool] = {}

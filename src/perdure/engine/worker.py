@@ -535,7 +535,8 @@ class Worker:
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
         generation = held.generation
-        await self._until_sure()
+        if not self._is_sure():
+            await self._until_sure()
         outcome = await self._activities.perform(call)
         if held.generation != generation:
             # It was cancelled, and answers nevertheless: to nobody.
@@ -546,8 +547,11 @@ class Worker:
 
     async def _until_sure(self) -> None:
         """Wait while others may have the instances, and perhaps have done what was to begin here."""
-        while self.lease is not None and not self._store.is_kept(self.lease):  # noqa: ASYNC110 - time alone changes it
+        while not self._is_sure():  # noqa: ASYNC110 - time alone changes it
             await asyncio.sleep(_UNSURE_SECONDS)
+
+    def _is_sure(self) -> bool:
+        return self.lease is None or self._store.is_kept(self.lease)
 
     def _arm(self, held: Held) -> None:
         if held.timer is not None:
