@@ -29,7 +29,7 @@ CALL = ActivityContext(instance_id="one", activity="act", idempotency_key="one/0
 
 @pytest.fixture(autouse=True)
 def _inside_an_activity():
-    token = _running.set(_Running(CALL, None))
+    token = _running.set(_Running(CALL))
     yield
     _running.reset(token)
 

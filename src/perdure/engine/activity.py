@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("perdure.activity")
 _RETRY_SECONDS = 0.25
+_UNSURE_SECONDS = 0.05
 
 
 class ActivityContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -51,12 +52,24 @@ class ActivityContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class _Running(NamedTuple):
-    """What surrounds a running activity: its context, and the threads of its runtime."""
+    """What surrounds a running activity.
+
+    Attributes:
+        context: of its call.
+        threads: those of its runtime.
+        may_begin: whether nobody else can have taken the instance over.
+    """
 
     context: ActivityContext
-    threads: ThreadPoolExecutor | None
+    threads: ThreadPoolExecutor | None = None
+    may_begin: Callable[[], bool] = lambda: True
 
 
+class _NotYet:
+    """What a thread answers that may not begin."""
+
+
+_NOT_YET = _NotYet()
 _running: contextvars.ContextVar[_Running] = contextvars.ContextVar("perdure_running")
 
 
@@ -75,6 +88,9 @@ def current_activity() -> ActivityContext:
 async def in_thread(function: Callable[[], T], began: Callable[[], None] | None = None) -> T:
     """Run a blocking function on a thread of the runtime's bounded pool; for use inside async activities.
 
+    It begins when a thread is free and, should the process have been stopped meanwhile, once it is certain that no
+    other one has begun it instead.
+
     Args:
         function: what to run.
         began: called on the event loop when a thread has taken the function up.
@@ -82,8 +98,11 @@ async def in_thread(function: Callable[[], T], began: Callable[[], None] | None 
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
     running = _running.get(None)
+    threads, may_begin = (None, None) if running is None else (running.threads, running.may_begin)
 
-    def call() -> T:
+    def call() -> T | _NotYet:
+        if may_begin is not None and not may_begin():
+            return _NOT_YET
         if began is not None:
             loop.call_soon_threadsafe(began)
         try:
@@ -92,7 +111,9 @@ async def in_thread(function: Callable[[], T], began: Callable[[], None] | None 
             # A future refuses to carry this one, and would never finish.
             raise RuntimeError(f"StopIteration was raised on a thread: {error}") from error
 
-    return await loop.run_in_executor(None if running is None else running.threads, call)
+    while isinstance(outcome := await loop.run_in_executor(threads, call), _NotYet):  # noqa: ASYNC110 - as below
+        await asyncio.sleep(_UNSURE_SECONDS)
+    return outcome
 
 
 async def call_within(function: Callable[[], Any], *, is_async: bool, seconds: float | None, name: str) -> Any:
@@ -196,8 +217,10 @@ class ActivityRunner:
         """Let go of the threads; those that are inside a function end when it returns."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def perform(self, call: ActivityCall) -> Outcome:
+    async def perform(self, call: ActivityCall, may_begin: Callable[[], bool]) -> Outcome:
         """Run one attempt and return what to record: a result, a failure, or that a human must be asked.
+
+        It begins once ``may_begin`` says so, which is asked again and again.
 
         An exception of the activity is an outcome, not an error of this method; only the cancellation of the calling
         task passes. SystemExit is an outcome too: an activity must not end the process that would run it again.
@@ -213,7 +236,7 @@ class ActivityRunner:
             attempt=scheduled.attempt,
             interrupted=call.interrupted,
         )
-        _running.set(_Running(context, self._threads))
+        _running.set(_Running(context, self._threads, may_begin))
         try:
             argument = await self._argument(call) if call.resolved is None else decode(call.input, call.resolved)
             if call.interrupted:
@@ -222,6 +245,8 @@ class ActivityRunner:
                     return Outcome(EventRaised(name=ASKED, input=encode(scheduled.id).raw))
                 if isinstance(verdict, Outcome):
                     return verdict
+            while not may_begin():  # noqa: ASYNC110 - time alone changes it
+                await asyncio.sleep(_UNSURE_SECONDS)
             crash_point("activity.before_run")
             if activity.is_async and scheduled.timeout is None:
                 result = await activity.function(argument)

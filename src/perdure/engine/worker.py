@@ -60,7 +60,6 @@ from perdure.ports.history_store import (
 _log = logging.getLogger("perdure.worker")
 _RETRY_SECONDS = 0.25
 _CANCEL_SECONDS = 2.0
-_UNSURE_SECONDS = 0.05
 
 Finished = Callable[[str, ExecutionCompleted, Resolved], None]
 """Told of every instance that ends in this worker: its id, how it ended, and what decoding its result needs."""
@@ -440,8 +439,8 @@ class Worker:
         if self._stopping:
             return
         assert held.execution is not None
-        while held.to_start:
-            scheduled = held.to_start.pop(0)
+        to_start, held.to_start = held.to_start, []
+        for scheduled in to_start:
             if held.execution.is_pending(scheduled.id):
                 self._start(held, scheduled, None, interrupted=False)
         queued = held.execution.queued
@@ -535,9 +534,7 @@ class Worker:
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
         generation = held.generation
-        if not self._is_sure():
-            await self._until_sure()
-        outcome = await self._activities.perform(call)
+        outcome = await self._activities.perform(call, self._may_begin)
         if held.generation != generation:
             # It was cancelled, and answers nevertheless: to nobody.
             return
@@ -545,13 +542,9 @@ class Worker:
         held.enqueue(outcome.event, outcome.resolved, outcome.links)
         self._advance(held)
 
-    async def _until_sure(self) -> None:
-        """Wait while others may have the instances, and perhaps have done what was to begin here."""
-        while not self._is_sure():  # noqa: ASYNC110 - time alone changes it
-            await asyncio.sleep(_UNSURE_SECONDS)
-
-    def _is_sure(self) -> bool:
-        return self.lease is None or self._store.is_kept(self.lease)
+    def _may_begin(self) -> bool:
+        """Whether no other worker can have the instances, and perhaps have done what is to begin here."""
+        return self.lease is not None and self._store.is_kept(self.lease)
 
     def _arm(self, held: Held) -> None:
         if held.timer is not None:
