@@ -87,6 +87,15 @@ def test_without_an_option_the_three_answers_are_explained(cli: Cli):
         assert option in done.stderr
 
 
+def test_a_second_answer_is_refused_for_the_first_one_counts(cli: Cli):
+    run = asking(cli)
+    assert cli("runs", "resume", run, "--result", '"flying"').returncode == 0
+    for option in (("--retry",), ()):
+        again = cli("runs", "resume", run, *option)
+        assert again.returncode == 1
+        assert "is answered already (completed), and the first answer counts" in again.stderr
+
+
 def test_an_answer_to_a_task_that_asks_nothing_is_refused(cli: Cli):
     done = cli("runs", "resume", asking(cli), "--task", "99", "--retry")
     assert done.returncode == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import msgspec
 from tests.cli.harness import ANSWER, WHOLE_LOG, Cli, until
@@ -46,19 +47,51 @@ def test_after_a_kill_the_same_command_goes_on_and_repeats_only_what_was_cut_off
     assert 'lookup(word="address")' in done.stderr
     assert "recorded earlier" in done.stderr
     assert cli.log() == ["model 0", "lookup address", "model 1", "deliver box", "deliver box", "model 2"]
+    assert "2 tool calls, each recorded once; 1 call cut off by a crash and begun again" in done.stderr
     (run,) = cli.json("runs", "list")
     assert (run["status"], run["recoveries"]) == ("COMPLETED", 1)
+    shown = cli.json("runs", "show", run["id"])
+    assert [step["interruptions"] for step in shown["timeline"] if step["role"] == "tool"] == [0, 1]
 
 
-def test_another_question_begins_another_run_and_the_unfinished_one_goes_on_beside_it(cli: Cli):
+def test_a_call_that_goes_on_after_a_crash_is_not_said_to_be_still_running(cli: Cli):
+    cli.app()
+    cli.killed_in_delivery("deliver it")
+    process = cli.start("run", "app.py", "deliver it")
+    until(lambda: cli.log().count("deliver box") == 2)
+    # It tells of what takes longer than a second.
+    time.sleep(1.5)
+    cli.let_go()
+    _, told = process.communicate(timeout=20)
+    assert "cut off by a crash, running again" in told
+    assert "still running" not in told
+
+
+def test_another_question_begins_another_run_and_leaves_the_unfinished_one_alone(cli: Cli):
+    """It was begun with a question, and perhaps a model, of its own."""
     cli.app()
     cli.killed_in_delivery("deliver it")
     cli.let_go()
     done = cli("run", "app.py", "something else")
     assert done.returncode == 0
     assert "resuming" not in done.stderr
-    assert "1 other unfinished run of Courier goes on beside it" in done.stderr
-    assert len(cli.json("runs", "list")) == 2
+    assert "1 other unfinished run of Courier waits: perdure run app.py goes on" in done.stderr
+    assert [run["status"] for run in cli.json("runs", "list")] == ["COMPLETED", "RUNNING"]
+    assert cli("run", "app.py").stdout == ANSWER + "\n"
+    assert {run["status"] for run in cli.json("runs", "list")} == {"COMPLETED"}
+
+
+def test_a_question_that_was_answered_is_asked_again_and_that_is_said(cli: Cli):
+    cli.app()
+    cli.let_go()
+    first = cli("run", "app.py", "deliver it")
+    assert "was answered" not in first.stderr
+    (run,) = cli.json("runs", "list")
+    again = cli("run", "app.py", "deliver it")
+    assert f"this question was answered just now (perdure runs show {run['id']}" in again.stderr
+    assert "it is asked again" in again.stderr
+    assert "was answered" not in cli("run", "app.py", "another").stderr
+    assert len(cli.json("runs", "list")) == 3
 
 
 def test_new_begins_a_new_run_of_the_same_question(cli: Cli):
@@ -75,8 +108,7 @@ def test_without_a_question_all_unfinished_runs_go_on(cli: Cli):
     cli.app()
     cli.killed_in_delivery("first")
     process = cli.start("run", "app.py", "second")
-    # The first run's call begins again beside the second's.
-    until(lambda: cli.log().count("deliver box") >= 3)
+    until(lambda: cli.log().count("deliver box") == 2)
     process.kill()
     process.communicate(timeout=10)
     cli.let_go()

@@ -7,10 +7,12 @@ import pytest
 from tests.runtime.harness import PATIENCE, Child, call_of, crash, end_lease, registry_of, until, waits_of
 from tests.shapes import ALL, BY_NAME, REGISTRY, effects
 
+from perdure.base.codec import decode
 from perdure.base.errors import RunFailedError, UsageError
 from perdure.base.events import RetryPolicy, TaskCompleted
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.engine.activity import current_activity
+from perdure.engine.engine_events import INTERRUPTED
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.workflows.registry import Registry
 
@@ -59,6 +61,9 @@ def test_an_interrupted_activity_is_run_again_under_the_same_key_and_told_so(ope
         async with opened(payment.registry) as runtime:
             assert await runtime.wait("one", PATIENCE) == "paid {'amount': 5}"
             assert (await runtime.find("one")).recoveries == 1
+            events = [event for row in await runtime.history("one") for event in row.events]
+            notes = [decode(event.input) for event in events if getattr(event, "name", "") == INTERRUPTED]
+            assert notes == [[0]]
         assert payment.runs == [(payment.key, 1, False), (payment.key, 1, True)]
 
     asyncio.run(run())

@@ -22,6 +22,7 @@ from perdure.base.events import (
     TimerCreated,
     TimerFired,
 )
+from perdure.engine.engine_events import INTERRUPTED
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, inspection
 from perdure.runtime.timeline import Entry, Kind, Progress, timeline, values
@@ -190,6 +191,20 @@ def model_call(task: int, depth: int) -> TaskScheduled:
 def tool_call(task: int, name: str) -> TaskScheduled:
     call = {"id": name, "type": "function", "function": {"name": name, "arguments": '{"a": 1}'}}
     return TaskScheduled(id=task, name=RUN_TOOL, input=raw({"tool_call": call, "order": 0}))
+
+
+def test_a_call_that_a_crash_cut_off_says_how_often_it_was_begun():
+    found = inspected(
+        (STARTED,),
+        (TaskScheduled(id=0, name="pay"), TaskScheduled(id=1, name="pack")),
+        (EventRaised(name=INTERRUPTED, input=raw([0, 1])), TaskCompleted(task_id=1)),
+        (EventRaised(name=INTERRUPTED, input=raw([0])), TaskCompleted(task_id=0)),
+    )
+    assert [(step.name, step.entry.interruptions, step.entry.tries) for step in found.steps[1:]] == [
+        ("pay", 2, 3),
+        ("pack", 1, 2),
+    ]
+    assert (found.totals.interruptions, found.totals.retries) == (3, 0)
 
 
 def test_an_agents_run_is_turns_tools_and_an_answer():

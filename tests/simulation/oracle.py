@@ -182,7 +182,7 @@ class Oracle:
                 book.owner = None
 
     def _saw_claim(self, life: str, args: tuple[Any, ...], claimed: list[Claimed]) -> None:
-        lease, _, now, _ = args
+        lease, _, now, *_ = args
         for instance in claimed:
             book = self._by_key[instance.key]
             self._take(life, lease, book)

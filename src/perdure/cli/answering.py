@@ -14,13 +14,14 @@ import msgspec
 
 from perdure.agents.turn import ToolOutcome
 from perdure.base.errors import UsageError
-from perdure.base.events import Status
+from perdure.base.events import EventRaised, Status, decode_event
 from perdure.cli import ending, terminal
 from perdure.cli.find_runs import run_by_prefix
 from perdure.cli.formats import cleaned
 from perdure.cli.given import json_value
 from perdure.cli.options import looking
 from perdure.cli.standing import standing, worker_command
+from perdure.engine.engine_events import ANSWERED
 from perdure.ports.history_store import HistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.inspect import Inspection, Inspector, Step, is_tool_call
@@ -59,6 +60,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         if result is None:
             return cls(task=task)
         return cls(decision="completed", value=json_value("--result", result), task=task)
+
+
+class _Told(msgspec.Struct):
+    """What a recorded answer says, but for the result."""
+
+    task: int
+    decision: str
 
 
 async def answer_run(store: Path | None, named: str | None, run: str, answer: Answer) -> int:
@@ -101,6 +109,13 @@ async def _answer_asks(runtime: EmbeddedRuntime, inspection: Inspection, answer:
     if not asked:
         tasks = ", ".join(str(ending.task_of(step)) for step in inspection.asks)
         raise UsageError(f"task {answer.task} asks nothing; these do: {tasks}")
+    given = await _answers_on_their_way(runtime.store, inspection.record.key)
+    for step in asked:
+        if (earlier := given.get(ending.task_of(step))) is not None:
+            raise UsageError(
+                f"{cleaned(step.name)} is answered already ({earlier}), and the first answer counts; it takes effect "
+                f"when the run's app runs: {worker_command(inspection.record)}"
+            )
     if answer.decision is None:
         ending.report_wait(inspection, named)
         return 1
@@ -111,6 +126,18 @@ async def _answer_asks(runtime: EmbeddedRuntime, inspection: Inspection, answer:
     meaning = {"retry": "runs again", "completed": "counts as done", "failed": "counts as failed"}[answer.decision]
     await _report(runtime.store, inspection, f"is answered: {cleaned(names)} {meaning}")
     return 0
+
+
+async def _answers_on_their_way(store: HistoryStore, key: int) -> dict[int, str]:
+    """Return the answers that a run has got and not read, by task."""
+    found: dict[int, str] = {}
+    for text in await store.waiting(key):
+        event = decode_event(text)
+        if isinstance(event, EventRaised) and event.name == ANSWERED:
+            # Nothing but the result may refer to content beside the event.
+            told = msgspec.json.decode(event.input, type=_Told)
+            found.setdefault(told.task, told.decision)
+    return found
 
 
 def _as_recorded(step: Step, answer: Answer) -> Any:

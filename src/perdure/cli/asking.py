@@ -15,9 +15,10 @@ import msgspec
 from perdure.agents.agent import DurableAgent
 from perdure.base.codec import encode
 from perdure.base.errors import UsageError
-from perdure.base.events import UNFINISHED, ExecutionStarted
+from perdure.base.events import UNFINISHED, ExecutionStarted, Status
+from perdure.base.ids import new_instance_id
 from perdure.cli import ending, terminal
-from perdure.cli.formats import ago, cleaned, plural
+from perdure.cli.formats import ago, cleaned, command, plural
 from perdure.cli.live import Story
 from perdure.cli.watching import follow
 from perdure.components.history.sqlite import SQLiteHistoryStore
@@ -28,6 +29,8 @@ from perdure.runtime.location import app_id_of, store_path
 from perdure.workflows.registry import default_registry
 
 _PAGE = 500
+_LOOKS_BACK = 50
+"""The newest runs that have ended, of which a question may be one."""
 
 ECHO = "echo"
 """Provider and name of the model that stands in where none is given."""
@@ -93,18 +96,38 @@ class Asking:
         async with EmbeddedRuntime(SQLiteHistoryStore(path), worker=False) as runtime:
             unfinished = await unfinished_runs(runtime.store, self._app_id, self._agent.agent_workflow_name)
             chosen = await self._chosen(runtime.store, unfinished)
+            taken_up = unfinished if self._order.question is None else [] if chosen is None else [chosen]
             if self._agent.model.provider == ECHO and self._order.model is None:
-                await self._mind_the_echo(runtime.store, unfinished)
-        if self._order.question is None and not unfinished:
-            return self._nothing_to_do(path)
+                await self._mind_the_echo(runtime.store, taken_up)
+            if self._order.question is not None and chosen is None and not self._order.new:
+                await self._mention_an_answer(runtime.store)
+        if self._order.question is None:
+            if not unfinished:
+                return self._nothing_to_do(path)
+            only = None
+        else:
+            # Others were begun with a question, and perhaps a model, of their own.
+            only = self._order.instance_id or (new_instance_id() if chosen is None else chosen.instance_id)
         with self._story:
-            async with EmbeddedRuntime(SQLiteHistoryStore(path), app_id=self._app_id) as runtime:
-                ends = await self._follow_all(runtime, unfinished, chosen)
+            async with EmbeddedRuntime(SQLiteHistoryStore(path), app_id=self._app_id, only=only) as runtime:
+                ends = await self._follow_all(runtime, unfinished, chosen, only)
         return self._finish(ends, resumed=chosen is not None)
 
-    async def _mind_the_echo(self, store: HistoryStore, unfinished: Sequence[InstanceRecord]) -> None:
+    async def _mention_an_answer(self, store: HistoryStore) -> None:
+        """Say that this question was answered before: whoever gives a command again may not want to pay again."""
+        query = InstanceQuery(
+            status=(Status.COMPLETED,), app_id=self._app_id, workflow=self._agent.agent_workflow_name, limit=_LOOKS_BACK
+        )
+        answered = await _with_input(store, await store.instances(query), self._order.payload)
+        if answered:
+            record, now = answered[0], time.time()
+            ended = ago(record.finished_at or now, now)
+            shown = command("runs", "show", record.instance_id, store=self._order.named_store)
+            self._story.say(f"this question was answered {ended} ({shown}); it is asked again")
+
+    async def _mind_the_echo(self, store: HistoryStore, taken_up: Sequence[InstanceRecord]) -> None:
         """Say that only the echo answers; refuse to let it finish what another model began."""
-        for record in unfinished:
+        for record in taken_up:
             inspection = await Inspector(store, record.instance_id).look()
             begun_with = {step.model for step in inspection.steps if step.model} - {ECHO}
             if begun_with:
@@ -134,12 +157,16 @@ class Asking:
         return same[0] if same else None
 
     async def _follow_all(
-        self, runtime: EmbeddedRuntime, unfinished: Sequence[InstanceRecord], chosen: InstanceRecord | None
+        self,
+        runtime: EmbeddedRuntime,
+        unfinished: Sequence[InstanceRecord],
+        chosen: InstanceRecord | None,
+        only: str | None,
     ) -> list[Inspection]:
         try:
-            if self._order.question is None:
+            if only is None:
                 return await self._follow_unfinished(runtime, unfinished)
-            return [await self._follow_one(runtime, unfinished, chosen)]
+            return [await self._follow_one(runtime, unfinished, chosen, only)]
         except asyncio.CancelledError:
             self._say_goodbye()
             raise
@@ -156,13 +183,15 @@ class Asking:
         return list(await asyncio.gather(*works))
 
     async def _follow_one(
-        self, runtime: EmbeddedRuntime, unfinished: Sequence[InstanceRecord], chosen: InstanceRecord | None
+        self,
+        runtime: EmbeddedRuntime,
+        unfinished: Sequence[InstanceRecord],
+        chosen: InstanceRecord | None,
+        wanted: str,
     ) -> Inspection:
-        wanted = self._order.instance_id if chosen is None else chosen.instance_id
         # Where the id is taken this attaches, or refuses when the run is of something else.
         if chosen is None or self._order.instance_id is not None:
-            wanted = await runtime.start(self._agent.agent_workflow_name, self._order.payload, instance_id=wanted)
-        assert wanted is not None
+            await runtime.start(self._agent.agent_workflow_name, self._order.payload, instance_id=wanted)
         if chosen is None:
             self._story.say(f"run {cleaned(wanted)} of {self._agent.name}")
         else:
@@ -170,7 +199,9 @@ class Asking:
             self._say_resuming(chosen)
         others = sum(record.instance_id != wanted for record in unfinished)
         if others:
-            self._story.say(f"{plural(others, 'other unfinished run')} of {self._agent.name} goes on beside it")
+            on = command("run", self._order.app, store=self._order.named_store)
+            verb = "waits" if others == 1 else "wait"
+            self._story.say(f"{plural(others, 'other unfinished run')} of {self._agent.name} {verb}: {on} goes on")
         return await follow(runtime.store, wanted, self._story, until_human=True)
 
     def _say_resuming(self, record: InstanceRecord) -> None:

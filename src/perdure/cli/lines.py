@@ -75,6 +75,8 @@ def proof(totals: Totals) -> str:
     text = ", ".join(shown or ["no calls"])
     if shown:
         text += ", each recorded once" if totals.once else ", SOME RECORDED TWICE: please report this"
+    if totals.interruptions:
+        text += f"; {plural(totals.interruptions, 'call')} cut off by a crash and begun again"
     return text + (f"; {plural(totals.open_calls, 'call')} not over yet" if totals.open_calls else "")
 
 

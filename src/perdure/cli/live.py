@@ -17,6 +17,7 @@ from perdure.cli.formats import cleaned, short_id
 from perdure.cli.lines import lines, under_way
 from perdure.cli.standing import Standing, standing
 from perdure.runtime.inspect import Inspection
+from perdure.runtime.timeline import Attempt
 
 _ANNOUNCED_AFTER = 1.0
 """Seconds after which plain lines say what is still going on."""
@@ -88,7 +89,14 @@ class Story:
             for step, text in under_way(inspection, now):
                 begun = step.entry.attempts[-1]
                 if now - begun.started_at > _ANNOUNCED_AFTER and step.entry.due is None:
-                    self._say_once(inspection, ("goes on", begun.task), text.append("  still running", style="dim"))
+                    goes_on = (
+                        "cut off by a crash, running again" if self._is_cut_off(inspection, begun) else "still running"
+                    )
+                    self._say_once(inspection, ("goes on", begun.task), text.append(f"  {goes_on}", style="dim"))
+
+    def _is_cut_off(self, inspection: Inspection, begun: Attempt) -> bool:
+        since = self.since
+        return since is not None and begun.started_at < since and inspection.record.recoveries > 0
 
     def _say_once(self, inspection: Inspection, key: Hashable, text: Text) -> None:
         key = (inspection.record.instance_id, inspection.generation, key)

@@ -117,9 +117,11 @@ class JournalledStore(SQLiteHistoryStore):
 
         super().append(lease, episode, told)
 
-    async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+    async def claim(
+        self, lease: Lease, workflows: Collection[str], now: float, limit: int, family: str | None = None
+    ) -> list[Claimed]:
         """Take over due instances, and tell of them."""
-        claimed = await super().claim(lease, workflows, now, limit)
+        claimed = await super().claim(lease, workflows, now, limit, family)
         for each in claimed:
             self._journal.taken_up(each.key, each.instance_id, each.workflow, begins=each.next_seq <= 1)
         return claimed

@@ -29,8 +29,12 @@ GRANTED = "perdure.granted"
 QUEUED = "perdure.queued"
 """Attempts that had lost their place wait for their turn anew; the input is the list of their ids."""
 
-NOTES = frozenset({PATCHED, CANCELLED})
-"""Events that the code's own decisions leave in a history, for people and for later replays."""
+INTERRUPTED = "perdure.interrupted"
+"""Attempts that a crash had cut off were begun again; the input is the list of their ids. It is recorded with whatever
+the instance records next, so it does not tell of crashes that nothing followed."""
+
+NOTES = frozenset({PATCHED, CANCELLED, INTERRUPTED})
+"""Events that change nothing by themselves: for people, and for what the code asks at a later replay."""
 
 NOT_STARTED = "perdure.not_started"
 """A worker stopped before it began these attempts; the input is the list of their ids."""

@@ -56,6 +56,11 @@ def with_outcomes(turnout: Turnout, outcomes: list[Outcome]) -> Turnout:
     return Turnout(events, resolved, links, [*turnout.positions, *(None for _ in outcomes)])
 
 
+def with_note(turnout: Turnout, note: AnyEvent) -> Turnout:
+    """Return a turnout that begins with a note of the engine's own."""
+    return Turnout([note, *turnout.events], turnout.resolved, turnout.links, [None, *turnout.positions])
+
+
 class Held:
     """What a worker keeps in memory of one instance that it owns.
 
@@ -72,6 +77,7 @@ class Held:
         last_signal: the highest inbox position that was put into an episode.
         busy: whether an episode is on its way to the store, or a history on its way from it.
         running: the activities in flight, by attempt id.
+        interrupted: attempts that were begun again after a crash, until the history says so.
         to_start: attempts that begin once the current episode is durable.
         to_queue: attempts that take a ticket with the next episode, though they were decided before.
         tickets: the attempts that have a ticket.
@@ -90,6 +96,7 @@ class Held:
         "execution",
         "generation",
         "instance_id",
+        "interrupted",
         "kept_under",
         "key",
         "last_signal",
@@ -116,6 +123,7 @@ class Held:
         self.last_signal = 0
         self.busy = False
         self.running: dict[int, asyncio.Task[None]] = {}
+        self.interrupted: list[int] = []
         self.to_start: list[TaskScheduled] = []
         self.to_queue: list[TaskScheduled] = []
         self.tickets: frozenset[int] = NO_TASKS
@@ -196,6 +204,7 @@ class Held:
         self.abandon()
         self.generation += 1
         self.to_start.clear()
+        self.interrupted.clear()
         self.tickets = self.admitted = NO_TASKS
         waiting = zip(self._events, self._positions, strict=True)
         outside = [(event, position) for event, position in waiting if position is not None]

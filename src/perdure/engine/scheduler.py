@@ -46,6 +46,7 @@ class Scheduler:
         clock: tells what is due.
         options: sizes and intervals.
         poll: seconds between two looks for what nobody tells of.
+        family: an instance id: nothing but that instance and the child workflows below it is taken up; None for all.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Scheduler:
         clock: Clock,
         options: WorkerOptions,
         poll: float,
+        family: str | None = None,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -68,6 +70,7 @@ class Scheduler:
         self._clock = clock
         self._options = options
         self._poll = poll
+        self._family = family
         self._loop = asyncio.get_running_loop()
         self._look_at = 0.0
         self._news = asyncio.Event()
@@ -159,7 +162,9 @@ class Scheduler:
             await self._claim()
             self._was_full = not self._worker.has_room
             lease = None if self._was_full else self._worker.lease
-            self._planned = None if lease is None else await self._store.next_due(lease, self._workflows)
+            self._planned = None
+            if lease is not None:
+                self._planned = await self._store.next_due(lease, self._workflows, self._family)
             self._seen_version = version if delivered else -1
         else:
             self._seen_version = seen
@@ -233,7 +238,8 @@ class Scheduler:
                 await asyncio.sleep(_BREATH)
             assert self._worker.lease is not None
             limit = max(1, min(portion, self._options.max_running - len(self._worker.held)))
-            claimed = await self._store.claim(self._worker.lease, self._workflows, self._clock.now(), limit)
+            now, family = self._clock.now(), self._family
+            claimed = await self._store.claim(self._worker.lease, self._workflows, now, limit, family)
             if claimed:
                 crash_point("claim.after_commit")
                 await self._take_up(claimed)

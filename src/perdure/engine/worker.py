@@ -38,8 +38,8 @@ from perdure.base.events import (
 from perdure.base.faults import crash_point
 from perdure.base.limits import Limits
 from perdure.engine.activity import ActivityCall, ActivityRunner
-from perdure.engine.engine_events import NOT_STARTED, QUEUED, STARTED
-from perdure.engine.held import Held, Turnout, WorkerOptions, with_outcomes
+from perdure.engine.engine_events import INTERRUPTED, NOT_STARTED, QUEUED, STARTED
+from perdure.engine.held import Held, Turnout, WorkerOptions, with_note, with_outcomes
 from perdure.engine.outward import changes_of, next_generation
 from perdure.engine.replay import Decisions, Execution, Workflow
 from perdure.engine.signals import News, suspension_in, take_answers
@@ -256,6 +256,7 @@ class Worker:
             if scheduled.id in held.execution.not_started:
                 held.to_start.append(scheduled)
             elif scheduled.id not in held.execution.asked:
+                held.interrupted.append(scheduled.id)
                 self._start(held, scheduled, None, interrupted=True)
         if held.to_start:
             # Recorded before they begin: a crash from then on does interrupt them.
@@ -632,6 +633,10 @@ def _other_code(held: Held) -> str:
 
 def _decide(held: Held, execution: Execution, now: float) -> tuple[Turnout, Decisions]:
     turnout = held.turn_out()
+    if held.interrupted and turnout.events:
+        note = EventRaised(name=INTERRUPTED, input=encode(held.interrupted).raw)
+        turnout = with_note(turnout, note)
+        held.interrupted = []
     if execution.asked:
         answers = take_answers(execution, turnout.events, turnout.resolved)
         held.to_start.extend(answers.to_start)

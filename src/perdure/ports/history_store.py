@@ -497,11 +497,14 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+    async def claim(
+        self, lease: Lease, workflows: Collection[str], now: float, limit: int, family: str | None = None
+    ) -> list[Claimed]:
         """Give the lease at most ``limit`` instances without owner that are due, the longest due first.
 
-        Only instances of the lease's app and of the named workflows are claimed. One that was PENDING is RUNNING from
-        then on. Tickets whose time has come are granted before.
+        Only instances of the lease's app and of the named workflows are claimed; with a ``family``, only the instance
+        of that id and the child workflows below it. One that was PENDING is RUNNING from then on. Tickets whose time
+        has come are granted before.
 
         Raises:
             StaleLeaseError: the lease is no longer valid.
@@ -516,7 +519,7 @@ class HistoryStore(Protocol):
         """
         ...
 
-    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+    async def next_due(self, lease: Lease, workflows: Collection[str], family: str | None = None) -> float | None:
         """Return the earliest ``due`` of what :meth:`claim` would give the lease sooner or later, or the time at which
         a ticket of its app is granted, or None.
         """

@@ -86,6 +86,8 @@ class EmbeddedRuntime:
         clock: tells the time.
         name: name of its worker, for people; by default the app id.
         worker: whether it executes instances; without, it only starts, signals and looks.
+        only: an instance id: it executes that instance, those that it calls and those that are started here, and
+            leaves all others alone; None for all of its app.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class EmbeddedRuntime:
         clock: Clock | None = None,
         name: str | None = None,
         worker: bool = True,
+        only: str | None = None,
     ) -> None:
         self.store = store
         self.registry = registry
@@ -107,6 +110,7 @@ class EmbeddedRuntime:
         self._options = options or WorkerOptions()
         self._clock = clock or SystemClock()
         self._executes = worker
+        self._only = only
         self._worker: Worker | None = None
         self._scheduler: Scheduler | None = None
         self._activities: ActivityRunner | None = None
@@ -163,6 +167,7 @@ class EmbeddedRuntime:
             clock=self._clock,
             options=self._options,
             poll=self._poll_seconds(),
+            family=self._only,
         )
         await self._declare_limits()
         self._worker.lease = await self.store.join(name, self._app_id)

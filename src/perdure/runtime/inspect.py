@@ -57,6 +57,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         activity_calls: other activity calls whose outcome is recorded.
         open_calls: calls without an outcome yet.
         retries: attempts beyond the first ones.
+        interruptions: how often a crash cut a call off and it was begun again.
         input_tokens: tokens of all questions.
         output_tokens: tokens of all answers.
         once: whether no call's result is recorded twice.
@@ -67,6 +68,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     activity_calls: int = 0
     open_calls: int = 0
     retries: int = 0
+    interruptions: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     once: bool = True
@@ -248,6 +250,7 @@ def _totals(steps: Iterable[Step]) -> Totals:
         activity_calls=counts[Kind.ACTIVITY],
         open_calls=sum(step.entry.is_open for step in calls),
         retries=sum(len(step.entry.attempts) - 1 for step in calls),
+        interruptions=sum(step.entry.interruptions for step in calls),
         input_tokens=sum(step.input_tokens for step in calls),
         output_tokens=sum(step.output_tokens for step in calls),
         once=all(step.entry.recorded <= 1 for step in calls),

@@ -5,7 +5,7 @@ Pure: rows in, entries out. Values stay encoded until somebody shows them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -32,7 +32,7 @@ from perdure.base.events import (
     TimerCreated,
     TimerFired,
 )
-from perdure.engine.engine_events import ANSWERED, ASKED, CANCELLED, ENGINE_EVENT
+from perdure.engine.engine_events import ANSWERED, ASKED, CANCELLED, ENGINE_EVENT, INTERRUPTED
 
 
 class Kind(StrEnum):
@@ -85,6 +85,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         started_at: when it was scheduled, in seconds since the epoch.
         ended_at: when its outcome was recorded, or None.
         failure: why it failed, or None.
+        interruptions: how often the history says that a crash cut it off and it was begun again.
     """
 
     task: int
@@ -92,6 +93,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     started_at: float
     ended_at: float | None = None
     failure: Failure | None = None
+    interruptions: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -131,6 +133,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def duration(self) -> float | None:
         """Seconds from the beginning to the end, waits between attempts included; None while it is not over."""
         return None if self.ended_at is None else max(0.0, self.ended_at - self.started_at)
+
+    @property
+    def tries(self) -> int:
+        """How often a call was begun, as far as the history tells."""
+        return len(self.attempts) + self.interruptions
+
+    @property
+    def interruptions(self) -> int:
+        """How often a crash cut the call off and it was begun again."""
+        return sum(attempt.interruptions for attempt in self.attempts)
 
     @property
     def is_open(self) -> bool:
@@ -231,6 +243,8 @@ class _Reader:
             self._answered(event, decode(event.input, self._resolved)["task"])
         elif event.name == CANCELLED:
             self._cancelled(decode(event.input, self._resolved))
+        elif event.name == INTERRUPTED:
+            self._interrupted(decode(event.input, self._resolved))
         elif not event.name.startswith(ENGINE_EVENT):
             self._add(Kind.EVENT, event.name, Progress.COMPLETED, ended_at=self.at, input=event.input)
 
@@ -261,6 +275,12 @@ class _Reader:
         place = self._places.get(task)
         if place is not None and self.entries[place].is_open:
             self._change(place, progress=Progress.CANCELLED, ended_at=self.at)
+
+    def _interrupted(self, tasks: Sequence[int]) -> None:
+        for task in tasks:
+            place = self._places.get(task)
+            if place is not None:
+                self._change_attempt(place, task, lambda one: {"interruptions": one.interruptions + 1})
 
     def ended(self, event: ExecutionCompleted) -> None:
         for place, entry in enumerate(self.entries):
@@ -294,8 +314,11 @@ class _Reader:
         self.entries[place] = msgspec.structs.replace(self.entries[place], **fields)
 
     def _end_attempt(self, place: int, task: int, failure: Failure | None) -> None:
+        self._change_attempt(place, task, lambda _: {"ended_at": self.at, "failure": failure})
+
+    def _change_attempt(self, place: int, task: int, fields: Callable[[Attempt], dict[str, Any]]) -> None:
         attempts = tuple(
-            msgspec.structs.replace(attempt, ended_at=self.at, failure=failure) if attempt.task == task else attempt
+            msgspec.structs.replace(attempt, **fields(attempt)) if attempt.task == task else attempt
             for attempt in self.entries[place].attempts
         )
         self._change(place, attempts=attempts)

@@ -258,9 +258,21 @@ class MemoryHistoryStore:
             queue = self._due[place] = _DueQueue(self._instances)
         queue.push(instance)
 
-    def _queues(self, lease: Lease, workflows: Collection[str]) -> list[_DueQueue]:
+    def _queues(self, lease: Lease, workflows: Collection[str], family: str | None) -> list[_DueQueue]:
+        if family is not None:
+            return [self._queue_of_family(lease, workflows, family)]
         places = ((lease.app_id, name) for name in workflows)
         return [self._due[place] for place in places if place in self._due]
+
+    def _queue_of_family(self, lease: Lease, workflows: Collection[str], root: str) -> _DueQueue:
+        members, found = {root}, _DueQueue(self._instances)
+        # A child is younger than its caller.
+        for one in self._instances:
+            if self._by_id.get(one.instance_id) is one and (one.instance_id in members or one.parent in members):
+                members.add(one.instance_id)
+                if one.owner is None and one.app_id == lease.app_id and one.workflow in workflows:
+                    found.push(one)
+        return found
 
     def _keep(self, blobs: Mapping[str, bytes]) -> None:
         for address, content in blobs.items():
@@ -456,11 +468,13 @@ class MemoryHistoryStore:
         self._tell(News.WORK)
 
     @_answered
-    def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+    def claim(
+        self, lease: Lease, workflows: Collection[str], now: float, limit: int, family: str | None = None
+    ) -> list[Claimed]:
         """Take over due instances that nobody owns."""
         self._require_live(lease)
         self._line.grant_due(now)
-        queues = self._queues(lease, workflows)
+        queues = self._queues(lease, workflows, family)
         heads = [(*first, queue) for queue in queues if (first := queue.first()) is not None]
         heapq.heapify(heads)
         taken: list[_Instance] = []
@@ -500,9 +514,9 @@ class MemoryHistoryStore:
         )
 
     @_answered
-    def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+    def next_due(self, lease: Lease, workflows: Collection[str], family: str | None = None) -> float | None:
         """Return the earliest time at which an instance without owner wants attention."""
-        heads = (queue.first() for queue in self._queues(lease, workflows))
+        heads = (queue.first() for queue in self._queues(lease, workflows, family))
         times = [head[0] for head in heads if head is not None]
         grant = self._line.next_grant(lease.app_id)
         return min(times if grant is None else [*times, grant], default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +20,13 @@ SELECT value, (
 _DUE = """
 SELECT due, key FROM instance INDEXED BY instance_due
 WHERE owner IS NULL AND app_id = ? AND workflow = ? AND due <= ? ORDER BY due, key LIMIT ?
+"""
+_FAMILY = """
+WITH RECURSIVE family(id) AS (
+    VALUES (?) UNION SELECT instance.id FROM family JOIN instance ON instance.parent = family.id
+)
+SELECT due, key FROM instance WHERE id IN (SELECT id FROM family) AND owner IS NULL AND due IS NOT NULL
+AND app_id = ? AND workflow IN (SELECT value FROM json_each(?)) ORDER BY due, key
 """
 _OWN = """
 UPDATE instance SET owner = ?, status = CASE status WHEN 'PENDING' THEN 'RUNNING' ELSE status END
@@ -40,12 +48,25 @@ JOIN instance ON instance.key = inbox.instance AND instance.owner = ?
 """
 
 
-def claim(
-    connection: sqlite3.Connection, lease: Lease, workflows: Collection[str], now: float, limit: int
-) -> list[Claimed]:
+class Wanted(NamedTuple):
+    """What a worker can execute.
+
+    Attributes:
+        workflows: the keys of its workflows.
+        family: the instance id above all that it takes, or None.
+    """
+
+    workflows: Collection[str]
+    family: str | None
+
+
+def claim(connection: sqlite3.Connection, lease: Lease, wanted: Wanted, now: float, limit: int) -> list[Claimed]:
     """Give a lease what is due, the longest due first."""
-    names = [name for name, due in _heads(connection, lease, workflows) if due <= now]
-    found = [row for name in names for row in connection.execute(_DUE, (lease.app_id, name, now, limit))]
+    if wanted.family is None:
+        names = [name for name, due in _heads(connection, lease, wanted.workflows) if due <= now]
+        found = [row for name in names for row in connection.execute(_DUE, (lease.app_id, name, now, limit))]
+    else:
+        found = [row for row in _family(connection, lease, wanted.workflows, wanted.family) if row[0] <= now]
     keys = [key for _, key in sorted(found)[:limit]]
     if not keys:
         return []
@@ -67,9 +88,12 @@ def claim(
     ]
 
 
-def next_due(connection: sqlite3.Connection, lease: Lease, workflows: Collection[str]) -> float | None:
+def next_due(connection: sqlite3.Connection, lease: Lease, wanted: Wanted) -> float | None:
     """Return the earliest time at which a lease could claim something, or None."""
-    times = [due for _, due in _heads(connection, lease, workflows)]
+    if wanted.family is None:
+        times = [due for _, due in _heads(connection, lease, wanted.workflows)]
+    else:
+        times = [due for due, _ in _family(connection, lease, wanted.workflows, wanted.family)]
     grant = next_grant(connection, lease.app_id)
     return min(times if grant is None else [*times, grant], default=None)
 
@@ -83,6 +107,13 @@ def _heads(connection: sqlite3.Connection, lease: Lease, workflows: Collection[s
     """Return the earliest due time of each workflow that has one."""
     rows = connection.execute(_HEADS, (lease.app_id, _text(workflows)))
     return [(name, due) for name, due in rows if due is not None]
+
+
+def _family(
+    connection: sqlite3.Connection, lease: Lease, workflows: Collection[str], root: str
+) -> list[tuple[float, int]]:
+    """Return when an instance and those below it are due, and their keys, the earliest first."""
+    return connection.execute(_FAMILY, (root, lease.app_id, _text(workflows))).fetchall()
 
 
 def _signals(connection: sqlite3.Connection, statement: str, parameter: object) -> list[Signal]:

@@ -364,7 +364,9 @@ class SQLiteHistoryStore:
         if await self._read(partial(differs, limits=limits)):
             await self._change(lambda connection: self._tidings.begun(declare(connection, limits, now)))
 
-    async def claim(self, lease: Lease, workflows: Collection[str], now: float, limit: int) -> list[Claimed]:
+    async def claim(
+        self, lease: Lease, workflows: Collection[str], now: float, limit: int, family: str | None = None
+    ) -> list[Claimed]:
         """Take over due instances of the lease's app that nobody owns."""
         self._tidings.serve(lease, workflows)
 
@@ -373,7 +375,7 @@ class SQLiteHistoryStore:
                 # Returned, not raised: what was refused must not roll the rest of its group back.
                 return self._stale(lease)
             self._tidings.begun(grant_due(connection, now))
-            return claims.claim(connection, lease, workflows, now, limit)
+            return claims.claim(connection, lease, claims.Wanted(workflows, family), now, limit)
 
         claimed: list[Claimed] = await self._writing().request(Run(take))
         return claimed
@@ -391,9 +393,10 @@ class SQLiteHistoryStore:
     def _stale(self, lease: Lease) -> StaleLeaseError:
         return StaleLeaseError(self.name, f"the lease of worker {lease.worker!r} (token {lease.token}) was taken over")
 
-    async def next_due(self, lease: Lease, workflows: Collection[str]) -> float | None:
+    async def next_due(self, lease: Lease, workflows: Collection[str], family: str | None = None) -> float | None:
         """Return the earliest time at which an instance of the lease's app without owner wants attention."""
-        return await self._read(lambda connection: claims.next_due(connection, lease, workflows))
+        wanted = claims.Wanted(workflows, family)
+        return await self._read(lambda connection: claims.next_due(connection, lease, wanted))
 
     async def load(self, keys: Collection[int]) -> dict[int, list[HistoryRow]]:
         """Return whole histories."""

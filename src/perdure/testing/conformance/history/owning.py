@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from perdure.base.errors import StaleLeaseError
 from perdure.base.events import (
     Status,
@@ -219,6 +221,26 @@ class Owning(kit.Suite):
         assert [one.instance_id for one in first] == ["b-0", "a-1", "c-2", "a-3"]
         rest = await store.claim(lease, names, kit.T0 + 4, 4)
         assert [one.instance_id for one in rest] == ["b-4"]
+
+    @kit.on_open_store
+    async def test_a_claim_for_a_family_leaves_all_others_alone(self, store: HistoryStore) -> None:
+        """That instance, what it called, and what those called; of the lease's app and the named workflows."""
+        lease, names = await store.join("one", kit.APP), [kit.WORKFLOW]
+        await store.start(kit.new("neighbour", at=kit.T0 - 1))
+        for name, parent in (("root", None), ("child", "root"), ("grandchild", "child"), ("stranger", "neighbour")):
+            new = msgspec.structs.replace(kit.new(name, at=kit.T0 + len(name)), parent=parent)
+            await store.start(new)
+        await store.start(msgspec.structs.replace(kit.new("abroad", app_id="other"), parent="root"))
+        await store.start(msgspec.structs.replace(kit.new("unknown", workflow="unknown"), parent="root"))
+        assert await store.next_due(lease, names, "root") == kit.T0 + 4
+        assert await store.next_due(lease, names, "nobody") is None
+        assert await store.claim(lease, names, kit.T0 + 3, 9, "root") == []
+        first = await store.claim(lease, names, kit.T0 + 9, 1, "root")
+        rest = await store.claim(lease, names, kit.T0 + 99, 9, "root")
+        assert [one.instance_id for one in (*first, *rest)] == ["root", "child", "grandchild"]
+        assert await store.next_due(lease, names, "root") is None
+        others = await store.claim(lease, names, kit.T0 + 99, 9)
+        assert [one.instance_id for one in others] == ["neighbour", "stranger"]
 
     @kit.on_open_store
     async def test_concurrent_claims_never_share_an_instance(self, store: HistoryStore) -> None:
