@@ -111,9 +111,11 @@ async def in_thread(function: Callable[[], T], began: Callable[[], None] | None 
             # A future refuses to carry this one, and would never finish.
             raise RuntimeError(f"StopIteration was raised on a thread: {error}") from error
 
-    while isinstance(outcome := await loop.run_in_executor(threads, call), _NotYet):  # noqa: ASYNC110 - as below
+    while True:
+        outcome = await loop.run_in_executor(threads, call)
+        if not isinstance(outcome, _NotYet):
+            return outcome
         await asyncio.sleep(_UNSURE_SECONDS)
-    return outcome
 
 
 async def call_within(function: Callable[[], Any], *, is_async: bool, seconds: float | None, name: str) -> Any:
