@@ -26,9 +26,9 @@ from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRec
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.runtime.inspect import Inspection, Inspector
 from perdure.runtime.location import app_id_of, store_path
+from perdure.runtime.pages import every_instance
 from perdure.workflows.registry import default_registry
 
-_PAGE = 500
 _LOOKS_BACK = 50
 """The newest runs that have ended, of which a question may be one."""
 
@@ -260,16 +260,8 @@ class Asking:
 
 async def unfinished_runs(store: HistoryStore, app_id: str, workflow: str) -> list[InstanceRecord]:
     """Return all unfinished runs of a workflow of an app, the newest first."""
-    found: list[InstanceRecord] = []
-    before: int | None = None
-    while True:
-        page = await store.instances(
-            InstanceQuery(status=UNFINISHED, app_id=app_id, workflow=workflow, limit=_PAGE, before=before)
-        )
-        found.extend(page)
-        if len(page) < _PAGE:
-            return found
-        before = page[-1].key
+    query = InstanceQuery(status=UNFINISHED, app_id=app_id, workflow=workflow)
+    return [record async for record in every_instance(store, query)]
 
 
 async def _with_input(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from perdure.base.errors import InstanceNotFoundError, UsageError
 from perdure.cli.formats import cleaned, plural
-from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
+from perdure.ports.history_store import EVERYTHING, HistoryStore, InstanceRecord
+from perdure.runtime.pages import every_instance
 
-_PAGE = 1000
 _LISTED = 5
 
 
@@ -20,7 +20,9 @@ async def run_by_prefix(store: HistoryStore, given: str) -> InstanceRecord:
     exact = await store.find(given)
     if exact is not None:
         return exact
-    found = await _beginning(store, given) if given else []
+    if not given:
+        raise InstanceNotFoundError(given)
+    found = [record async for record in every_instance(store, EVERYTHING) if record.instance_id.startswith(given)]
     if not found:
         raise InstanceNotFoundError(given)
     if len(found) > 1:
@@ -29,14 +31,3 @@ async def run_by_prefix(store: HistoryStore, given: str) -> InstanceRecord:
         number = plural(len(found), "run")
         raise UsageError(f"{number} begin with {cleaned(given)!r}: {cleaned(listed)}{more}. Give more of the id.")
     return found[0]
-
-
-async def _beginning(store: HistoryStore, prefix: str) -> list[InstanceRecord]:
-    found: list[InstanceRecord] = []
-    before: int | None = None
-    while True:
-        page = await store.instances(InstanceQuery(limit=_PAGE, before=before))
-        found.extend(record for record in page if record.instance_id.startswith(prefix))
-        if len(page) < _PAGE:
-            return found
-        before = page[-1].key

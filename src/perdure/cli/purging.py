@@ -24,9 +24,9 @@ from perdure.cli.progress import progress
 from perdure.cli.times import span
 from perdure.cli.tree import descendants
 from perdure.ports.history_store import InstanceQuery
+from perdure.runtime.pages import every_instance
 
 _ENDED = (Status.COMPLETED, Status.FAILED, Status.TERMINATED)
-_PAGE = 1000
 _AT_ONCE = 200
 _PAUSE = 0.01
 
@@ -128,14 +128,10 @@ async def _ended(store: Path | None, query: InstanceQuery) -> _Found:
     keys: list[int] = []
     counted: Counter[Status] = Counter()
     async with looking(store) as runtime:
-        before: int | None = None
-        while True:
-            page = await runtime.store.instances(msgspec.structs.replace(query, limit=_PAGE, before=before))
-            keys.extend(record.key for record in page)
-            counted.update(record.status for record in page)
-            if len(page) < _PAGE:
-                return _Found(keys, counted)
-            before = page[-1].key
+        async for record in every_instance(runtime.store, query):
+            keys.append(record.key)
+            counted[record.status] += 1
+    return _Found(keys, counted)
 
 
 async def _purged(store: Path | None, keys: Sequence[int]) -> int:

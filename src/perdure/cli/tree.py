@@ -14,8 +14,8 @@ from perdure.cli.listing import reason_of
 from perdure.cli.standing import Standing, owner_name
 from perdure.cli.tables import record_data, status_text
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
+from perdure.runtime.pages import every_instance
 
-_PAGE = 500
 _REASON = 120
 
 
@@ -43,22 +43,11 @@ async def descendants(store: HistoryStore, record: InstanceRecord) -> list[Place
     while waiting:
         run, depth = waiting.pop()
         found.append(Place(record=run, stands=await reason_of(store, run, apps), depth=depth))
-        children = [child for child in await children_of(store, run.instance_id) if child.key not in seen]
+        called = every_instance(store, InstanceQuery(parent=run.instance_id))
+        children = [child async for child in called if child.key not in seen]
         seen.update(child.key for child in children)
         waiting.extend((child, depth + 1) for child in children)
     return found
-
-
-async def children_of(store: HistoryStore, instance_id: str) -> list[InstanceRecord]:
-    """Return the child workflows that a run called, the newest first."""
-    found: list[InstanceRecord] = []
-    before: int | None = None
-    while True:
-        page = await store.instances(InstanceQuery(parent=instance_id, limit=_PAGE, before=before))
-        found.extend(page)
-        if len(page) < _PAGE:
-            return found
-        before = page[-1].key
 
 
 def tree_of(places: Sequence[Place]) -> Tree:

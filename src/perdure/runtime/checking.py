@@ -14,8 +14,7 @@ from perdure.base.ids import split_key
 from perdure.engine.replay import Execution, Workflow
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
-
-_PAGE = 1000
+from perdure.runtime.pages import every_instance
 
 
 class Verdict(StrEnum):
@@ -135,14 +134,8 @@ def _version(version: str) -> str:
 
 async def open_instances(store: HistoryStore, app_id: str | None = None) -> list[str]:
     """Return the ids of the instances that have not ended, the newest first; of one app, or of all."""
-    found: list[str] = []
-    before: int | None = None
-    while True:
-        page = await store.instances(InstanceQuery(status=UNFINISHED, app_id=app_id, limit=_PAGE, before=before))
-        found.extend(record.instance_id for record in page)
-        if len(page) < _PAGE:
-            return found
-        before = page[-1].key
+    query = InstanceQuery(status=UNFINISHED, app_id=app_id)
+    return [record.instance_id async for record in every_instance(store, query)]
 
 
 async def check_instances(
