@@ -242,3 +242,47 @@ def test_agents_are_started_and_executed_like_workflows(cli: Cli):
     assert code == 0
     for line in ("c  Courier: ✓ the model call", "c  Courier: ✓ tool deliver", "printed by a tool"):
         assert line in told
+
+
+LIMITED = """
+from perdure import Limits, workflow
+
+@workflow(limits=Limits(concurrency=2, per_key=1), key=lambda order: order["tenant"])
+async def stay(ctx, order):
+    await ctx.wait_for_external_event("leave")
+
+@workflow
+async def free(ctx): ...
+"""
+
+
+def test_a_start_says_what_the_run_counts_for_and_how_urgent_it_is(store: Path, perdure: Command, tmp_path: Path):
+    (tmp_path / "app.py").write_text(LIMITED)
+
+    def start(run: str, *options: str) -> Done:
+        return perdure("runs", "start", "app.py", "stay", "--input", '{"tenant": "acme"}', "--id", run, *options)
+
+    for run, options in (
+        ("first", ()),
+        ("of-another-key", ("--key", "zoe")),
+        ("usual", ()),
+        ("urgent", ("--priority", "7")),
+    ):
+        done = start(run, *options)
+        assert (done.code, done.out) == (0, f"{run}\n")
+        assert "change nothing" not in done.err
+    runs = {run["id"]: run for run in perdure("runs", "list", "--json").data}
+    assert [runs[run]["status"] for run in ("first", "of-another-key")] == ["RUNNING", "RUNNING"]
+    limit = "waits for the turn of workflow stay (2 at a time, 1 for each key, about"
+    assert runs["usual"]["reason"] == f"{limit} 1 before it)"
+    assert runs["urgent"]["reason"] == f"{limit} 0 before it)"
+    refused = start("odd", "--priority", "2000")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "the priority of workflow 'stay' is 2000; use a whole number from -1000 to 1000" in refused.err
+
+
+def test_a_start_says_when_its_priority_changes_nothing(store: Path, perdure: Command, tmp_path: Path):
+    (tmp_path / "app.py").write_text(LIMITED)
+    done = perdure("runs", "start", "app.py", "free", "--priority", "7")
+    assert done.code == 0
+    assert "app.py declares no limits of free: --key and --priority change nothing; see docs/queues.md" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -12,6 +13,8 @@ from types import ModuleType
 
 from perdure.agents.agent import DurableAgent
 from perdure.base.errors import PerdureError, UsageError
+from perdure.base.ids import agent_workflow_name
+from perdure.cli.formats import cleaned
 from perdure.cli.standing import owner_name
 from perdure.workflows.registry import Registry, default_registry
 from perdure.workflows.schedules import SCHEDULE_WORKFLOW, add_schedules
@@ -74,6 +77,21 @@ def workflow_names(registry: Registry) -> list[str]:
     """Return the names of an app's workflows, of agents the agents' own, sorted."""
     names = {code.name for code in registry.workflows.values()} - {SCHEDULE_WORKFLOW}
     return sorted(owner_name(name) for name in names)
+
+
+def known_workflow(registry: Registry, app: str, workflow: str) -> str:
+    """Return the name that a workflow or an agent is registered under.
+
+    Raises:
+        UsageError: the app holds none of this name; the message lists those that it holds.
+    """
+    if registry.newest(workflow) in registry.workflows:
+        return workflow
+    with contextlib.suppress(ValueError):
+        if agent_workflow_name(workflow) in registry.workflows:
+            return agent_workflow_name(workflow)
+    names = ", ".join(workflow_names(registry))
+    raise UsageError(f"{app} holds no workflow {cleaned(workflow)!r}; it holds: {cleaned(names)}")
 
 
 def agents_of(names: Mapping[str, object]) -> dict[str, DurableAgent]:

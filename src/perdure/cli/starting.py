@@ -13,12 +13,12 @@ import msgspec
 import typer
 
 from perdure.base.errors import UsageError
-from perdure.base.ids import agent_workflow_name
 from perdure.cli import terminal
-from perdure.cli.apps import load_registry, workflow_names
+from perdure.cli.apps import known_workflow, load_registry
 from perdure.cli.formats import cleaned, command, duration, moment
 from perdure.cli.given import Attribute, attributes, json_value
 from perdure.cli.options import AppIdOption, AttributeOption, JsonOption, StoreOption, named_store, run_async
+from perdure.cli.standing import owner_name
 from perdure.cli.times import iso_time, span
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.ports.history_store import InstanceRecord
@@ -37,6 +37,8 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
     start_at: dt.datetime | None
     attributes: dict[str, Attribute]
     reuse: Reuse
+    key: str | None
+    priority: int | None
 
 
 def start(
@@ -58,6 +60,13 @@ def start(
             "ended, or terminate one that has not.",
         ),
     ] = "attach",
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Of a limited workflow: what this run counts for, such as a tenant."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(metavar="N", help="Of a limited workflow: from -1000 to 1000, higher goes first.")
+    ] = None,
     app_id: AppIdOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -73,11 +82,14 @@ def start(
         start_at=_begin(at, wait),
         attributes=attributes(attribute or ()),
         reuse=cast("Reuse", reuse),
+        key=key,
+        priority=priority,
     )
     results = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         registry = load_registry(app)
-        name = _known(registry, app, workflow)
+        name = known_workflow(registry, app, workflow)
+        _note_idle_rules(registry, app, name, order)
         record, created = run_async(_started(store_path(store), registry, name, order, app_id_of(app_id)))
     if as_json:
         facts = {"id": record.instance_id, "app": record.app_id, "workflow": record.workflow}
@@ -103,15 +115,11 @@ def _begin(at: str | None, wait: str | None) -> dt.datetime | None:
         raise UsageError(f"--in is {wait!r}; that is after the year 9999") from None
 
 
-def _known(registry: Registry, app: str, workflow: str) -> str:
-    """Return the name that a workflow or an agent is registered under."""
-    if registry.newest(workflow) in registry.workflows:
-        return workflow
-    with contextlib.suppress(ValueError):
-        if agent_workflow_name(workflow) in registry.workflows:
-            return agent_workflow_name(workflow)
-    names = ", ".join(workflow_names(registry))
-    raise UsageError(f"{app} holds no workflow {cleaned(workflow)!r}; it holds: {cleaned(names)}")
+def _note_idle_rules(registry: Registry, app: str, name: str, order: _Order) -> None:
+    """Say that a key or a priority changes nothing where nothing is limited."""
+    if (order.key, order.priority) != (None, None) and registry.rules_of(registry.newest(name)) is None:
+        told = cleaned(owner_name(name))
+        terminal.note(f"{app} declares no limits of {told}: --key and --priority change nothing; see docs/queues.md")
 
 
 async def _started(
@@ -130,6 +138,8 @@ async def _started(
             start_at=order.start_at,
             attributes=order.attributes,
             reuse=order.reuse,
+            key=order.key,
+            priority=order.priority,
         )
         record = await runtime.find(started)
         assert record is not None
