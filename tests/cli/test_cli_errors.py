@@ -128,7 +128,10 @@ def test_doctor_fails_where_the_folder_is_missing(perdure: Command, tmp_path: Pa
     assert "make the folder" in report.out
 
 
-RUNS = ("list", "show", "watch", "start", "event", "suspend", "resume", "cancel", "fork", "rerun", "purge")
+RUNS = (
+    *("list", "show", "watch", "start", "event", "suspend", "resume", "cancel", "fork", "rerun"),
+    *("export", "import", "purge"),
+)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from perdure.cli.archives import export, import_runs
 from perdure.cli.forking import fork, rerun
 from perdure.cli.listing import list_runs
 from perdure.cli.purging import purge
@@ -11,7 +12,9 @@ from perdure.cli.showing import show_run, watch_run
 from perdure.cli.signals import cancel, event, resume, suspend
 from perdure.cli.starting import start
 
-runs = typer.Typer(no_args_is_help=True, help="Look at runs, start, follow, hold, cancel, fork and purge them.")
+runs = typer.Typer(
+    no_args_is_help=True, help="Look at runs, start, follow, hold, cancel, fork, export, import and purge them."
+)
 runs.command("list")(list_runs)
 runs.command("show")(show_run)
 runs.command("watch")(watch_run)
@@ -22,4 +25,6 @@ runs.command("resume")(resume)
 runs.command("cancel")(cancel)
 runs.command("fork")(fork)
 runs.command("rerun")(rerun)
+runs.command("export")(export)
+runs.command("import")(import_runs)
 runs.command("purge")(purge)

@@ -77,11 +77,16 @@ def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) ->
     return Standing("waiting", _waits(waits, now) or "waits for its app to run")
 
 
-def worker_command(record: InstanceRecord) -> str:
-    """Return the command that executes a run, as far as the store knows it: the file of its app is not in there."""
+def worker_command(record: InstanceRecord, store: str | None = None) -> str:
+    """Return the command that executes a run, as far as the store knows it: the file of its app is not in there.
+
+    Args:
+        record: the run.
+        store: the --store option that the command repeats, or None.
+    """
     verb = "work" if agent_of(record.workflow) is None else "run"
     located = () if record.app_id == app_id_of() else ("--app-id", cleaned(record.app_id))
-    return command(verb, "APP", *located)
+    return command(verb, "APP", *located, store=store)
 
 
 def owner_name(workflow: str) -> str:
