@@ -18,7 +18,9 @@ from perdure.workflows.registry import Registry
 SCHEDULE_WORKFLOW = "perdure.schedule"
 """Name of the workflow that executes schedules."""
 
-_DECIDE = "perdure.schedule.decide"
+DECIDE_ACTIVITY = "perdure.schedule.decide"
+"""Name of the activity that decides what a schedule does next."""
+
 _ID_PREFIX = "schedule:"
 _AT_ONCE = 100
 
@@ -56,23 +58,28 @@ def schedule_id(name: str) -> str:
     return _ID_PREFIX + name
 
 
+def schedule_name(instance_id: str) -> str:
+    """Return the name of a schedule by its instance id."""
+    return instance_id.removeprefix(_ID_PREFIX)
+
+
 def firing_id(schedule: str, moment: float) -> str:
     """Return the instance id of what one firing of a schedule starts; the same moment is never started twice."""
     at = dt.datetime.fromtimestamp(moment, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{schedule.removeprefix(_ID_PREFIX)}/{at}"
+    return f"{schedule_name(schedule)}/{at}"
 
 
 def add_schedules(registry: Registry) -> None:
     """Register what executes schedules; registering it again changes nothing."""
     registry.add_workflow(_run_schedule, SCHEDULE_WORKFLOW)
-    registry.add_activity(_decide, _DECIDE)
+    registry.add_activity(_decide, DECIDE_ACTIVITY)
 
 
 async def _run_schedule(ctx: WorkflowContext, given: dict[str, Any]) -> dict[str, Any]:
     progress = msgspec.convert(given, Progress)
     now = ctx.current_utc_datetime.timestamp()
     # An activity, for its answer depends on the machine's time zones: it is recorded, not worked out again.
-    decided = await ctx.call_activity(_DECIDE, input={"progress": progress, "now": now})
+    decided = await ctx.call_activity(DECIDE_ACTIVITY, input={"progress": progress, "now": now})
     due = msgspec.convert(decided, Due)
     for moment in due.run:
         plan = progress.plan
