@@ -12,6 +12,7 @@ from tests.cli.harness import Done
 
 from perdure.cli.main import app
 from perdure.cli.runs import runs
+from perdure.cli.schedules import schedules
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.workflows.registry import Registry
@@ -132,11 +133,21 @@ RUNS = (
     *("list", "show", "watch", "start", "event", "suspend", "resume", "cancel", "fork", "rerun"),
     *("export", "import", "purge"),
 )
+SCHEDULES = ("list", "show", "add", "pause", "resume", "remove")
 
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("run",), ("work",), ("check",), ("doctor",), ("version",), *(("runs", name) for name in RUNS)],
+    [
+        (),
+        ("run",),
+        ("work",),
+        ("check",),
+        ("doctor",),
+        ("version",),
+        *(("runs", name) for name in RUNS),
+        *(("schedules", name) for name in SCHEDULES),
+    ],
     ids=" ".join,
 )
 def test_every_command_has_help_with_an_example(perdure: Command, command: tuple[str, ...]):
@@ -147,6 +158,7 @@ def test_every_command_has_help_with_an_example(perdure: Command, command: tuple
 
 def test_the_list_of_commands_with_help_is_complete(perdure: Command):
     assert {command.name for command in runs.registered_commands} == set(RUNS)
+    assert {command.name for command in schedules.registered_commands} == set(SCHEDULES)
     assert {command.name or command.callback.__name__ for command in app.registered_commands if command.callback} == {
         "run",
         "work",

@@ -97,7 +97,7 @@ async def answer_run(store: Path | None, named: str | None, run: str, answer: An
 
 async def _resume(runtime: EmbeddedRuntime, inspection: Inspection, what: str) -> None:
     await runtime.resume(inspection.record.instance_id)
-    await _report(runtime.store, inspection, what)
+    await report_effect(runtime.store, inspection, what)
 
 
 def _is(reason: str) -> str:
@@ -124,7 +124,7 @@ async def _answer_asks(runtime: EmbeddedRuntime, inspection: Inspection, answer:
         await runtime.answer(inspection.record.instance_id, ending.task_of(step), answer.decision, value)
     names = ", ".join(step.name for step in asked)
     meaning = {"retry": "runs again", "completed": "counts as done", "failed": "counts as failed"}[answer.decision]
-    await _report(runtime.store, inspection, f"is answered: {cleaned(names)} {meaning}")
+    await report_effect(runtime.store, inspection, f"is answered: {cleaned(names)} {meaning}")
     return 0
 
 
@@ -156,7 +156,7 @@ async def suspend_run(store: Path | None, run: str, reason: str) -> None:
             return
         inspection = await Inspector(runtime.store, record.instance_id).look()
         await runtime.suspend(record.instance_id, reason)
-        await _report(runtime.store, inspection, "will be suspended")
+        await report_effect(runtime.store, inspection, "will be suspended")
 
 
 async def raise_event(store: Path | None, run: str, name: str, data: Any) -> None:
@@ -165,7 +165,7 @@ async def raise_event(store: Path | None, run: str, name: str, data: Any) -> Non
         record = await run_by_prefix(runtime.store, run)
         inspection = await Inspector(runtime.store, record.instance_id).look()
         await runtime.raise_event(record.instance_id, name, data)
-        await _report(runtime.store, inspection, f"gets event {cleaned(repr(name))}")
+        await report_effect(runtime.store, inspection, f"gets event {cleaned(repr(name))}")
 
 
 async def cancel_run(store: Path | None, run: str, reason: str, *, children: bool) -> None:
@@ -177,22 +177,30 @@ async def cancel_run(store: Path | None, run: str, reason: str, *, children: boo
             return
         inspection = await Inspector(runtime.store, record.instance_id).look()
         await runtime.terminate(record.instance_id, reason, recursive=children)
-        await _report(runtime.store, inspection, "will be cancelled")
+        await report_effect(runtime.store, inspection, "will be cancelled")
 
 
-async def _report(store: HistoryStore, before: Inspection, what: str) -> None:
-    """Say what comes of a signal: at once where the app runs, otherwise when it does."""
+async def report_effect(store: HistoryStore, before: Inspection, what: str, whose: str = "") -> None:
+    """Say what comes of a signal: at once where the app runs, otherwise when it does.
+
+    Args:
+        store: where the run is.
+        before: the run before the signal.
+        what: what the signal leads to.
+        whose: what people know the run as; by default as a run.
+    """
     run = before.record.instance_id
+    whose = whose or f"run {cleaned(run)}"
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         now = await Inspector(store, run).look()
         if now.record.status.finished:
-            terminal.note(f"run {cleaned(run)} is {now.record.status.lower()}")
+            terminal.note(f"{whose} is {now.record.status.lower()}")
             return
-        if len(now.steps) > len(before.steps):
-            terminal.note(f"run {cleaned(run)} {what}; {cleaned(standing(now.record, time.time(), now).reason)}")
+        if (now.generation, len(now.steps)) != (before.generation, len(before.steps)):
+            terminal.note(f"{whose} {what}; {cleaned(standing(now.record, time.time(), now).reason)}")
             return
         await asyncio.sleep(0.05)
-    terminal.note(f"run {cleaned(run)} {what}")
+    terminal.note(f"{whose} {what}")
     takes = f"this takes effect when its app ({cleaned(before.record.app_id)}) runs"
     terminal.note(f"Nobody executes it now; {takes}: {worker_command(before.record)}")

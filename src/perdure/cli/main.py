@@ -19,6 +19,7 @@ from perdure.cli.doctor import doctor
 from perdure.cli.formats import cleaned
 from perdure.cli.run import run
 from perdure.cli.runs import runs
+from perdure.cli.schedules import schedules
 from perdure.cli.work import work
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(work)
 app.add_typer(runs, name="runs")
+app.add_typer(schedules, name="schedules")
 app.command()(check)
 app.command()(doctor)
 

@@ -14,7 +14,7 @@ from perdure.base.ids import split_key
 from perdure.cli.ending import run_data, task_of
 from perdure.cli.formats import as_json, as_text, cleaned, duration, moment, plural, shortened
 from perdure.cli.standing import Standing, owner_name
-from perdure.cli.tables import record_data, status_text
+from perdure.cli.tables import Facts, facts_table, record_data, status_text
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, Step
 from perdure.runtime.timeline import Kind, Progress
@@ -48,21 +48,13 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 
 def header(sight: Sight) -> Table:
     """Return the facts that stand above a run's timeline."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, fact in [*_identity(sight.inspection), *_course(sight)]:
-        table.add_row(name, fact)
-    return table
+    return facts_table([*_identity(sight.inspection), *_course(sight)])
 
 
-_Facts = list[tuple[str, str | Text]]
-
-
-def _identity(inspection: Inspection) -> _Facts:
+def _identity(inspection: Inspection) -> Facts:
     record = inspection.record
     name, version = split_key(record.workflow)
-    facts: _Facts = [
+    facts: Facts = [
         ("run", cleaned(record.instance_id)),
         ("agent/workflow", cleaned(f"{owner_name(name)}  (app {record.app_id})")),
     ]
@@ -80,9 +72,9 @@ def _identity(inspection: Inspection) -> _Facts:
     return facts
 
 
-def _course(sight: Sight) -> _Facts:
+def _course(sight: Sight) -> Facts:
     record, stands = sight.inspection.record, sight.stands
-    facts: _Facts = [("status", status_text(record.status)), ("begun", moment(record.created_at))]
+    facts: Facts = [("status", status_text(record.status)), ("begun", moment(record.created_at))]
     if record.finished_at is not None:
         took = duration(record.finished_at - record.created_at)
         facts.append(("ended", f"{moment(record.finished_at)}, after {took}"))

@@ -26,6 +26,20 @@ _STYLES = {
 }
 
 
+Facts = list[tuple[str, str | Text]]
+"""Names, and what is to be said under them."""
+
+
+def facts_table(facts: Facts) -> Table:
+    """Return the facts about one thing, a line each."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in facts:
+        table.add_row(name, fact)
+    return table
+
+
 def runs_table(rows: Sequence[tuple[InstanceRecord, Standing]], now: float) -> Table:
     """Return the table of ``perdure runs list``."""
     table = Table(box=None, pad_edge=False, header_style="bold")

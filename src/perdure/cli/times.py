@@ -34,14 +34,15 @@ def since(option: str, text: str, now: float) -> float:
     return now - seconds if seconds is not None else iso_time(option, text, instead=" or how long ago (2h, 3d)")
 
 
-def iso_time(option: str, text: str, *, instead: str = "") -> float:
-    """Return an ISO time in seconds since the epoch; one without time zone is in the local one.
+def iso_time(option: str, text: str, *, instead: str = "", zone: dt.tzinfo | None = None) -> float:
+    """Return an ISO time in seconds since the epoch; one without time zone is in the given one, or the local one.
 
     Raises:
         UsageError: it is no ISO time; the message names the option, and what else it takes.
     """
     try:
-        return dt.datetime.fromisoformat(text).timestamp()
+        read = dt.datetime.fromisoformat(text)
+        return (read if read.tzinfo is not None else read.replace(tzinfo=zone)).timestamp()
     except (ValueError, OverflowError, OSError):
         raise UsageError(
             f"{option} is {text!r}; write an ISO time (2026-07-01, 2026-07-01T18:30, 2026-07-01T18:30+02:00){instead}"
