@@ -157,3 +157,56 @@ def test_a_running_app_takes_a_cancellation_at_once(cli: Cli):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "was cancelled" in err
+
+
+OLD = """
+from perdure import activity, workflow
+
+@activity
+def pack(_): ...
+
+@workflow
+async def trip(ctx):
+    await ctx.call_activity(pack)
+    return await ctx.wait_for_external_event("go")
+"""
+NEW = """
+from perdure import workflow
+
+@workflow(version="2")
+async def trip(ctx): ...
+"""
+
+
+def test_a_run_whose_code_is_missing_names_it_and_goes_on_once_it_is_restored(cli: Cli):
+    def reason() -> str:
+        found: str = cli.json("runs", "show", "t")["reason"]
+        return found
+
+    def worked(app: str) -> None:
+        for process in cli.started:
+            process.kill()
+            process.wait(10)
+        cli.write(app)
+        cli.start("work", "app.py", "--quiet")
+
+    cli.write(OLD)
+    cli("runs", "start", "app.py", "trip", "--id", "t")
+    worked(OLD)
+    until(lambda: reason() == "waits for event 'go'")
+    worked(NEW)
+    cli("runs", "event", "t", "other")
+    until(lambda: reason().startswith("stalled"))
+    assert reason() == (
+        "stalled: it began with workflow 'trip' without a version, which is not registered here; register that code "
+        "again, or let the one of version '2' take its runs over with @workflow(follows=[''])"
+    )
+    assert "stalled: it began with workflow 'trip' without a version" in cli("runs", "list").stdout
+    worked(OLD)
+    assert reason().startswith("stalled")
+    resumed = cli("runs", "resume", "t")
+    assert resumed.returncode == 0
+    assert "run t will be tried again" in resumed.stderr
+    until(lambda: reason() == "waits for event 'go'")
+    cli("runs", "event", "t", "go", '"by train"')
+    until(lambda: cli.json("runs", "show", "t")["answer"] == "by train")

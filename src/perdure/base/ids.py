@@ -110,6 +110,17 @@ def split_key(key: str) -> tuple[str, str]:
     return name, version
 
 
+def code_text(key: str) -> str:
+    """Return in words which workflow, of which version, a key stands for."""
+    name, version = split_key(key)
+    return f"workflow {name!r} {version_text(version)}"
+
+
+def version_text(version: str) -> str:
+    """Return a version in words."""
+    return f"of version {version!r}" if version else "without a version"
+
+
 def agent_workflow_name(agent: str, framework: str = "") -> str:
     """Return the registered name of an agent's workflow (reference: wire.md, 1.2).
 

@@ -36,6 +36,7 @@ from perdure.base.events import (
     encode_events,
 )
 from perdure.base.faults import crash_point
+from perdure.base.ids import code_text, split_key, version_text
 from perdure.base.limits import Limits
 from perdure.engine.activity import ActivityCall, ActivityRunner
 from perdure.engine.engine_events import INTERRUPTED, NOT_STARTED, QUEUED, STARTED
@@ -625,9 +626,10 @@ def parent_in(rows: Sequence[HistoryRow]) -> Parent | None:
 
 
 def _other_code(held: Held) -> str:
+    (_, began), (_, here) = split_key(held.kept_under), split_key(held.workflow.keys[0])
     return (
-        f"it began with code that is not registered here under {held.kept_under!r}; register that code again, or let "
-        f"workflow {held.workflow.keys[0]!r} take its runs over with @workflow(follows=[...])"
+        f"it began with {code_text(held.kept_under)}, which is not registered here; register that code again, or let "
+        f"the one {version_text(here)} take its runs over with @workflow(follows=[{began!r}])"
     )
 
 

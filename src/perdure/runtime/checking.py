@@ -10,7 +10,7 @@ import msgspec
 from perdure.base.codec import Resolved
 from perdure.base.errors import NonDeterminismError, StoreCorruptError
 from perdure.base.events import UNFINISHED, HistoryRow
-from perdure.base.ids import split_key
+from perdure.base.ids import code_text, split_key, version_text
 from perdure.engine.replay import Execution, Workflow
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
@@ -120,16 +120,12 @@ def _checked(
 
 
 def _missing(record: InstanceRecord, workflows: Mapping[str, Workflow]) -> str:
-    name, version = split_key(record.workflow)
+    name, _ = split_key(record.workflow)
     known = sorted({split_key(code.keys[0])[1] for code in workflows.values() if code.name == name})
     if not known:
         return f"there is no workflow {name!r}"
-    there = ", ".join(_version(each) for each in known)
-    return f"it began with workflow {name!r} {_version(version)}, which is not there; there is: {there}"
-
-
-def _version(version: str) -> str:
-    return f"of version {version!r}" if version else "without a version"
+    there = ", ".join(version_text(each) for each in known)
+    return f"it began with {code_text(record.workflow)}, which is not there; there is: {there}"
 
 
 async def open_instances(store: HistoryStore, app_id: str | None = None) -> list[str]:
