@@ -80,7 +80,8 @@ def test_what_is_due_says_whether_a_worker_is_there_to_take_it_up(cli: Cli):
     worker.wait(10)
     assert reason() == "waits for its app to run: no worker runs"
     cli.start("work", "other.py", "--app-id", "mill")
-    until(lambda: reason() == "waits until a worker of its app, mill, takes it up")
+    until(lambda: reason().startswith("waits until a worker of its app, mill, that knows workflow haste takes it up"))
+    assert "it waits until a worker of its app, mill, that knows workflow haste" in cli("runs", "suspend", "due").stderr
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from perdure.ports.history_store import InstanceRecord
 NOW = 1_700_000_000.0
 
 
-def record(status: Status, waits: dict[str, Any] | None) -> InstanceRecord:
+def record(
+    status: Status, waits: dict[str, Any] | None, workflow: str = "order", due: float | None = None
+) -> InstanceRecord:
     return InstanceRecord(
         key=1,
         instance_id="one",
         app_id="default",
-        workflow="order",
+        workflow=workflow,
         status=status,
+        due=due,
         created_at=NOW - 60,
         waits=None if waits is None else msgspec.json.encode(waits).decode(),
     )
@@ -46,3 +49,16 @@ def record(status: Status, waits: dict[str, Any] | None) -> InstanceRecord:
 def test_a_run_that_waits_for_its_turn_says_for_which_and_how_long_the_line_is(waits, says):
     stands = standing(record(Status.PENDING, waits), NOW)
     assert (stands.state, stands.reason) == ("waiting", says)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "due", "says"),
+    [
+        ("order", NOW, "knows workflow order takes it up"),
+        ("order@2", NOW - 180, "knows workflow order, version 2, takes it up; none has for 3 min"),
+        ("dapr.agents.Courier.workflow", 0.0, "knows agent Courier takes it up"),
+    ],
+)
+def test_a_run_that_no_worker_of_its_app_takes_up_says_which_code_it_needs(workflow: str, due: float, says: str):
+    stands = standing(record(Status.RUNNING, None, workflow, due), NOW, apps={"default"})
+    assert (stands.state, stands.reason) == ("ready", f"waits until a worker of its app, default, that {says}")

@@ -191,7 +191,7 @@ async def report_effect(store: HistoryStore, before: Inspection, what: str, whos
     """
     run = before.record.instance_id
     whose = whose or f"run {cleaned(run)}"
-    until = time.monotonic() + _PATIENCE
+    until, now = time.monotonic() + _PATIENCE, before
     while time.monotonic() < until:
         now = await Inspector(store, run).look()
         if now.record.status.finished:
@@ -202,5 +202,10 @@ async def report_effect(store: HistoryStore, before: Inspection, what: str, whos
             return
         await asyncio.sleep(0.05)
     terminal.note(f"{whose} {what}")
+    apps = await store.working_apps()
+    if now.record.app_id in apps:
+        reason = standing(now.record, time.time(), now, apps).reason
+        terminal.note(f"This takes effect when a worker takes it up; it {_is(reason)}")
+        return
     takes = f"this takes effect when its app ({cleaned(before.record.app_id)}) runs"
     terminal.note(f"Nobody executes it now; {takes}: {worker_command(before.record)}")

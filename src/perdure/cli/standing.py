@@ -8,10 +8,14 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.base.events import Status
+from perdure.base.ids import split_key
 from perdure.cli.formats import cleaned, command, duration, moment, shortened
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, agent_of
 from perdure.runtime.location import app_id_of
+
+_NOTABLY_LATE = 5.0
+"""Seconds after which it is said how long nobody has taken a run up."""
 
 State = Literal["finished", "executing", "ready", "asks", "stalled", "held", "waiting"]
 
@@ -51,20 +55,27 @@ def standing(
     if record.status is Status.PENDING and record.due is not None and record.due > now:
         return Standing("waiting", f"begins in {duration(record.due - now)}, at {moment(record.due)}")
     if record.due is not None and record.due <= now:
-        return Standing("ready", _taken_up(record.app_id, apps))
+        return Standing("ready", _taken_up(record, now, apps))
     if record.status is Status.PENDING and record.due is None and record.waits is None:
         return Standing("waiting", "waits for its turn")
     return _parked(msgspec.json.decode(record.waits) if record.waits else {}, now, inspection)
 
 
-def _taken_up(app_id: str, apps: Collection[str] | None) -> str:
+def _taken_up(record: InstanceRecord, now: float, apps: Collection[str] | None) -> str:
     if apps is None:
         return "waits for its app to run"
     if not apps:
         return "waits for its app to run: no worker runs"
-    if app_id not in apps:
-        return f"waits for its app to run: no worker of app {app_id} runs"
-    return f"waits until a worker of its app, {app_id}, takes it up"
+    if record.app_id not in apps:
+        return f"waits for its app to run: no worker of app {record.app_id} runs"
+    name, version = split_key(record.workflow)
+    agent = agent_of(name)
+    code = f"workflow {name}" if agent is None else f"agent {agent}"
+    code += f", version {version}," if version else ""
+    text = f"waits until a worker of its app, {record.app_id}, that knows {code} takes it up"
+    # Due at once, whenever that was, has no time.
+    late = now - record.due if record.due else 0.0
+    return f"{text}; none has for {duration(late)}" if late >= _NOTABLY_LATE else text
 
 
 def _parked(waits: dict[str, Any], now: float, inspection: Inspection | None) -> Standing:
