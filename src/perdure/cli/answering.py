@@ -197,7 +197,9 @@ async def report_effect(store: HistoryStore, before: Inspection, what: str, whos
         if now.record.status.finished:
             terminal.note(f"{whose} is {now.record.status.lower()}")
             return
-        if (now.generation, len(now.steps)) != (before.generation, len(before.steps)):
+        moved = (now.generation, len(now.steps)) != (before.generation, len(before.steps))
+        # One that ended between the two reads of a look says so at the next one.
+        if moved and now.end is None:
             terminal.note(f"{whose} {what}; {cleaned(standing(now.record, time.time(), now).reason)}")
             return
         await asyncio.sleep(0.05)
