@@ -241,14 +241,16 @@ class ActivityRunner:
         _running.set(_Running(context, self._threads, may_begin))
         try:
             argument = await self._argument(call) if call.resolved is None else decode(call.input, call.resolved)
+            if not may_begin():
+                await _until(may_begin)
             if call.interrupted:
                 verdict = await self._reconcile(activity, scheduled, argument, context)
                 if verdict == "ask":
                     return Outcome(EventRaised(name=ASKED, input=encode(scheduled.id).raw))
                 if isinstance(verdict, Outcome):
                     return verdict
-            while not may_begin():  # noqa: ASYNC110 - time alone changes it
-                await asyncio.sleep(_UNSURE_SECONDS)
+                # What was found out about the earlier run took its time.
+                await _until(may_begin)
             crash_point("activity.before_run")
             if activity.is_async and scheduled.timeout is None:
                 result = await activity.function(argument)
@@ -297,6 +299,11 @@ class ActivityRunner:
         if answer.decision == "completed":
             return _completed(scheduled, answer.result)
         return "ask" if answer.decision == "ask" else "run"
+
+
+async def _until(may_begin: Callable[[], bool]) -> None:
+    while not may_begin():  # noqa: ASYNC110 - time alone changes it
+        await asyncio.sleep(_UNSURE_SECONDS)
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -536,7 +536,7 @@ class Worker:
 
     async def _perform(self, held: Held, call: ActivityCall) -> None:
         generation = held.generation
-        outcome = await self._activities.perform(call, self._may_begin)
+        outcome = await self._activities.perform(call, partial(self._is_still_ours, self.lease))
         if held.generation != generation:
             # It was cancelled, and answers nevertheless: to nobody.
             return
@@ -544,9 +544,9 @@ class Worker:
         held.enqueue(outcome.event, outcome.resolved, outcome.links)
         self._advance(held)
 
-    def _may_begin(self) -> bool:
-        """Whether no other worker can have the instances, and perhaps have done what is to begin here."""
-        return self.lease is not None and self._store.is_kept(self.lease)
+    def _is_still_ours(self, lease: Lease | None) -> bool:
+        """Whether no other worker can have the instances of a lease, and perhaps have done what is to begin here."""
+        return lease is not None and lease is self.lease and self._store.is_kept(lease)
 
     def _arm(self, held: Held) -> None:
         if held.timer is not None:
