@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from perdure.base.errors import UsageError
+from perdure.base.errors import MissingExtraError, ModelError, SettingError, UsageError
 from perdure.base.messages import Message
 from perdure.llm.echo import EchoModel
 from perdure.llm.openai import OpenAIChatModel
-from perdure.llm.resolve import resolve_model
+from perdure.llm.resolve import ready_model, require_ready, resolve_model
 from perdure.llm.scripted import ScriptedModel
 from perdure.ports.chat_model import ChatModel, ChatRequest, ToolDefinition
 
@@ -68,11 +68,42 @@ def test_an_object_that_is_a_chat_model_passes_through() -> None:
         ("openai-compatible:m", "base_url"),
         (42, "42 is no chat model"),
         (EchoModel, "is no chat model"),
+        ("openai:", "'openai:' names no model.*such as openai:gpt-4o"),
+        ("ollama:", "'ollama' alone stands for the model that OLLAMA_MODEL names"),
     ],
 )
 def test_what_is_no_model_is_refused_with_a_way_out(spec: Any, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         resolve_model(spec)
+
+
+def test_a_variable_that_names_no_model_is_blamed_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_MODEL", "gpt-5")
+
+    with pytest.raises(SettingError, match="PERDURE_MODEL is 'gpt-5': unknown model provider 'gpt-5'") as caught:
+        resolve_model()
+    assert (caught.value.variable, caught.value.value) == ("PERDURE_MODEL", "gpt-5")
+
+
+def test_what_the_first_call_would_refuse_is_refused_without_asking_the_provider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = resolve_model("openai:gpt-5")
+    with pytest.raises(ModelError, match="set OPENAI_API_KEY in the environment"):
+        require_ready(model)
+    with pytest.raises(ModelError, match="set OPENAI_API_KEY in the environment"):
+        ready_model("openai:gpt-5")
+    for spec in ("ollama:llama3.2", "openai-compatible:m@http://127.0.0.1:1/v1", "echo"):
+        assert repr(ready_model(spec)) == repr(resolve_model(spec))
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
+    require_ready(model)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    for spec in ("openai:gpt-5", "openai:", "openai"):
+        with pytest.raises(
+            MissingExtraError, match=r"'openai' needs an optional package: pip install 'perdure\[openai\]'"
+        ):
+            ready_model(spec)
 
 
 def test_the_echo_answers_with_the_last_user_message_and_calls_no_tool() -> None:

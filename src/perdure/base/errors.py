@@ -6,6 +6,7 @@ Exception
     ├── UsageError                    the program is wrong; the message names the remedy
     │   ├── WorkflowAwaitError        a workflow awaited something that is not durable
     │   ├── NotSerializableError      a value cannot be stored as data
+    │   ├── SettingError              an environment variable says what cannot be used
     │   └── MissingExtraError         an optional package is not installed
     ├── InstanceError
     │   ├── InstanceNotFoundError
@@ -79,6 +80,20 @@ class NotSerializableError(UsageError):
             "Return plain values (str, int, float, bool, None, list, dict, tuple, set, bytes, datetime, Decimal, "
             "UUID), a dataclass or a pydantic model."
         )
+
+
+class SettingError(UsageError):
+    """An environment variable says what cannot be used.
+
+    Args:
+        variable: its name.
+        value: what it says.
+        problem: why that cannot be used, and what to write instead.
+    """
+
+    def __init__(self, variable: str, value: str, problem: str) -> None:
+        self.variable, self.value, self.problem = variable, value, problem
+        super().__init__(f"the environment variable {variable} is {value!r}: {problem}")
 
 
 class MissingExtraError(UsageError):

@@ -13,7 +13,7 @@ from perdure.cli import terminal
 from perdure.cli.apps import load_agent
 from perdure.cli.asking import Asking, Order
 from perdure.cli.options import AppIdOption, JsonOption, StoreOption, leave_if_busy, run_async
-from perdure.llm.resolve import resolve_model
+from perdure.llm.resolve import ready_model, require_ready
 
 
 def run(
@@ -61,7 +61,9 @@ def run(
     with contextlib.redirect_stdout(sys.stderr):
         agent = load_agent(app)
         if model is not None:
-            agent.llm = resolve_model(model)
+            agent.llm = ready_model(model)
+        else:
+            require_ready(agent.model)
         terminal.report_warnings()
         code = run_async(Asking(agent, order, results).run())
     leave_if_busy(code)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -83,6 +84,16 @@ class OpenAIChatModel:
     def __repr__(self) -> str:
         return f"OpenAIChatModel({self.model!r}, provider={self.provider!r}, base_url={self.base_url!r})"
 
+    def require_ready(self) -> None:
+        """Refuse what the first call would refuse without asking the provider: no SDK, no key.
+
+        Raises:
+            MissingExtraError: the SDK is not installed.
+            ModelError: a key is needed and there is none, or it cannot be one.
+        """
+        require_sdk(self.provider)
+        find_api_key(self._provider, self._api_key)
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer one conversation.
 
@@ -127,7 +138,7 @@ class OpenAIChatModel:
         if client is not None and not client.sdk.is_closed():
             return client
         key = find_api_key(self._provider, self._api_key)
-        await _import_sdk()
+        await _import_sdk(self.provider)
         client = self._clients.get(loop)
         if client is None or client.sdk.is_closed():
             for old in [known for known in list(self._clients) if known.is_closed()]:
@@ -172,7 +183,24 @@ async def _sdk_client(
         await client.close()
 
 
-async def _import_sdk() -> None:
+def require_sdk(provider: str) -> None:
+    """Refuse to go on without the SDK, which is not imported by this.
+
+    Args:
+        provider: who needs it, for people.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if find_spec("openai") is None:
+        raise _missing(provider)
+
+
+def _missing(provider: str) -> MissingExtraError:
+    return MissingExtraError(f"the model provider {provider!r}", "openai")
+
+
+async def _import_sdk(provider: str) -> None:
     """Import the SDK, on a thread the first time: it takes half a second, in which the loop has other work."""
     if "openai.resources.chat" in sys.modules:
         return
@@ -181,7 +209,7 @@ async def _import_sdk() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "openai":
             raise
-        raise MissingExtraError("OpenAIChatModel", "openai") from None
+        raise _missing(provider) from None
 
 
 def _headers(request: ChatRequest) -> dict[str, str] | None:

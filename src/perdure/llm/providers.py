@@ -192,8 +192,10 @@ def find_api_key(provider: Provider, api_key: str | None) -> ApiKey:
     else:
         key = ApiKey(provider.default_key or "", "the default", secret=False)
     if not key.value:
+        empty = "" if api_key is None else "the api_key argument is empty; leave it out and "
         raise ModelError(
-            f"no API key for {provider.name!r}: set {provider.key_variable} in the environment, or pass api_key='...'."
+            f"no API key for {provider.name!r}: {empty}set {provider.key_variable} in the environment: "
+            f"export {provider.key_variable}=..."
         )
     if not (key.value.isascii() and key.value.isprintable()) or " " in key.value:
         raise ModelError(f"{key.source} for {provider.name!r} holds characters that no API key has: copy it again.")
