@@ -66,7 +66,8 @@ def list_runs(
         limit=limit + 1,
     )
     path = store_path(store)
-    rows = run_async(_listed(store, query, parent, before)) if path.exists() else []
+    # A store that is named and not there is a mistake; the usual one is not there before the first run.
+    rows = run_async(_listed(store, query, parent, before)) if store is not None or path.exists() else []
     shown = rows[:limit]
     if as_json:
         terminal.write_json([tables.record_data(record, stands) for record, stands in shown])
