@@ -58,7 +58,9 @@ def test_of_several_agents_one_is_to_be_named(perdure: Command, tmp_path: Path):
     [
         ("import nothing_like_this\n", "ModuleNotFoundError: No module named 'nothing_like_this'"),
         ("x = 1\ny = 1 / 0\n", "ZeroDivisionError: division by zero (bad.py, line 2)"),
-        ("def (:\n", "line 1"),
+        ("def (:\n", "SyntaxError: invalid syntax (bad.py, line 1)\n"),
+        ("from perdure import DurableAgnet\n", "(bad.py, line 1); did you mean 'DurableAgent'?"),
+        ("from perdure import nothing_at_all_like_it\n", "(bad.py, line 1)\n"),
         ("raise SystemExit(3)\n", "SystemExit: 3"),
         (f"{AGENT}DurableAgent()\n", "DurableAgent needs a name"),
     ],
@@ -68,6 +70,72 @@ def test_an_app_that_cannot_be_loaded_says_where(perdure: Command, tmp_path: Pat
     told = refused(perdure("run", "bad.py", "x"))
     assert "bad.py could not be loaded" in told
     assert message in told
+
+
+WORKFLOWS = "from perdure import workflow\n@workflow\nasync def season(ctx): ...\n"
+OWN = "from perdure.workflows.registry import Registry\nmine = Registry()\n@mine.workflow\nasync def year(ctx): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "app", "workflow"), [(WORKFLOWS, "garden.py", "season"), (OWN, "garden.py:mine", "year")]
+)
+def test_a_file_of_workflows_names_the_commands_for_them(
+    perdure: Command, tmp_path: Path, text: str, app: str, workflow: str
+):
+    (tmp_path / "garden.py").write_text(text)
+    told = refused(perdure("run", "garden.py", "q"))
+    assert f"It holds the workflows: {workflow}; `perdure work {app}` executes them" in told
+    assert f"`perdure runs start {app} {workflow}` starts one" in told
+
+
+@pytest.fixture
+def hotel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("OPENAI_API_KEY", "PERDURE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "hotel.py").write_text(f"{AGENT}agent = DurableAgent(name='Hotel')\n")
+    return "hotel.py"
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "told"),
+    [
+        ("openai:gpt-4o", None, "no API key for 'openai': set OPENAI_API_KEY in the environment"),
+        ("openai:gpt-4o", "two words", "OPENAI_API_KEY for 'openai' holds characters that no API key has"),
+        ("openai:", None, "'openai:' names no model: write openai:NAME"),
+    ],
+)
+def test_a_model_that_cannot_answer_is_refused_before_a_run_begins(
+    perdure: Command, store: Path, hotel: str, monkeypatch: pytest.MonkeyPatch, model: str, key: str | None, told: str
+):
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert told in refused(perdure("run", hotel, "hi", "--model", model))
+    monkeypatch.setenv("PERDURE_MODEL", model)
+    assert told in refused(perdure("run", hotel, "hi"))
+    assert not store.exists()
+
+
+def test_the_missing_extra_is_told_before_all_else(
+    perdure: Command, store: Path, hotel: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    for model in ("openai:", "openai:gpt-4o", "ollama:llama3.2"):
+        assert "pip install 'perdure[openai]'" in refused(perdure("run", hotel, "hi", "--model", model))
+    assert not store.exists()
+
+
+def test_a_wrong_variable_is_blamed_and_not_the_file(perdure: Command, hotel: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PERDURE_MODEL", "gpt-4o")
+    told = refused(perdure("run", hotel, "hi"))
+    assert told.startswith("error: the environment variable PERDURE_MODEL is 'gpt-4o': unknown model provider")
+    assert hotel not in told
+
+
+def test_a_store_that_is_named_and_not_there_is_refused(perdure: Command, store: Path, tmp_path: Path):
+    assert "there is no store at nowhere.db" in refused(perdure("runs", "list", "--store", "nowhere.db"))
+    usual = perdure("runs", "list")
+    assert (usual.code, usual.out) == (0, "")
+    assert f"no runs: there is no store at {store} yet" in usual.err
 
 
 def test_bad_options_are_refused_in_one_line(perdure: Command, tmp_path: Path):

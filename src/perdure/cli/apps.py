@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -12,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 
 from perdure.agents.agent import DurableAgent
-from perdure.base.errors import PerdureError, UsageError
+from perdure.base.errors import PerdureError, SettingError, UsageError
 from perdure.base.ids import agent_workflow_name
-from perdure.cli.formats import cleaned
+from perdure.cli.formats import cleaned, command
 from perdure.cli.standing import owner_name
 from perdure.workflows.registry import Registry, default_registry
 from perdure.workflows.schedules import SCHEDULE_WORKFLOW, add_schedules
+
+_NO_SUCH_NAME = re.compile(r"cannot import name '(?P<name>[^']+)' from '(?P<module>[^']+)'")
 
 
 def load_agent(app: str) -> DurableAgent:
@@ -40,7 +44,7 @@ def load_agent(app: str) -> DurableAgent:
         return next(iter(agents.values()))
     if agents:
         raise UsageError(f"{place} holds several agents: say which one. {_found(place, agents)}")
-    raise UsageError(f"{place} holds no DurableAgent in its globals. {_instead(vars(module))}")
+    raise UsageError(f"{place} holds no DurableAgent in its globals. {_to_do_without(place, vars(module))}")
 
 
 def load_registry(app: str) -> Registry:
@@ -111,6 +115,20 @@ def _found(place: str, agents: Mapping[str, DurableAgent]) -> str:
     return f"Found: {listed}"
 
 
+def _to_do_without(place: str, names: Mapping[str, object]) -> str:
+    """Return what to do with a file that was to hold an agent."""
+    registries = {f"{place}:{name}": value for name, value in names.items() if isinstance(value, Registry)}
+    for app, registry in {place: default_registry, **registries}.items():
+        workflows = workflow_names(registry)
+        if workflows:
+            listed = ", ".join(workflows)
+            return (
+                f"It holds the workflows: {listed}; `{command('work', app)}` executes them, and "
+                f"`{command('runs', 'start', app, workflows[0])}` starts one"
+            )
+    return _instead(names)
+
+
 def _instead(names: Mapping[str, object]) -> str:
     classes = [name for name, value in names.items() if _is_own_subclass(value)]
     if classes:
@@ -169,11 +187,26 @@ def _make_importable(folder: Path) -> None:
 
 
 def _unloadable(place: str, error: BaseException) -> UsageError:
+    if isinstance(error, SettingError):
+        # What is wrong stands in no file.
+        return error
     if isinstance(error, SyntaxError):
-        where = f" ({error.filename}, line {error.lineno})"
+        file = error.filename or place
+        file = place if Path(file).resolve() == Path(place).resolve() else file
+        text, where = f"{type(error).__name__}: {error.msg}", f" ({file}, line {error.lineno})"
     else:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).name == Path(place).name]
         where = f" ({place}, line {own[-1].lineno})" if own else ""
-    text = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
-    return UsageError(f"{place} could not be loaded: {text}{where}")
+        text = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
+    return UsageError(f"{place} could not be loaded: {text}{where}{_guess(error)}")
+
+
+def _guess(error: BaseException) -> str:
+    """Return which name was meant by an import of a name that its module lacks."""
+    found = _NO_SUCH_NAME.match(str(error)) if isinstance(error, ImportError) else None
+    module = None if found is None else sys.modules.get(found["module"])
+    if found is None or module is None:
+        return ""
+    near = difflib.get_close_matches(found["name"], dir(module), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
