@@ -41,13 +41,18 @@ def test_a_fork_takes_a_call_to_have_returned_something_else(shop: Path, perdure
     assert step(perdure, "second", 0)["output"] == {"paid": 99}
     assert step(perdure, "second", 1)["input"] == "99 parcels"
     assert step(perdure, "first", 0)["output"] == {"paid": 5}
+    (row,) = [row for row in perdure("runs", "show", "second").out.splitlines() if " pay " in row]
+    assert " completed  given " in row
+    given = step(perdure, "second", 0)
+    assert (given["origin"], given["duration"]) == ("given", None)
 
 
 def test_a_fork_makes_a_call_again_with_something_else(shop: Path, perdure: Command):
     data = perdure("runs", "fork", "first", "--at", "0", "--input", "7", "--json").data
     assert (data["forked_from"], data["at"], data["edited"], data["app"]) == ("first", [0], "input", "shop")
     taken_up(shop, data["id"])
-    assert step(perdure, data["id"], 0)["output"] == {"paid": 7}
+    made = step(perdure, data["id"], 0)
+    assert (made["output"], made["origin"]) == ({"paid": 7}, "own")
 
 
 def test_a_path_leads_into_a_child(shop: Path, perdure: Command):

@@ -8,6 +8,7 @@ import pytest
 from tests.cli.harness import Cli, Done, until
 from tests.cli.shop import opened, parked, under
 
+from perdure.base.limits import Limits
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.workflows.context import WorkflowContext
@@ -151,6 +152,34 @@ def test_show_has_the_children_the_custom_status_and_the_attributes(shop: Path, 
     child = perdure("runs", "show", "first:0001").out
     assert "parent" in child
     assert "first" in child
+
+
+def test_show_says_which_calls_wait_for_their_turn(store: Path, perdure: Command):
+    registry = Registry()
+
+    @registry.activity(limits=Limits(concurrency=1))
+    async def weigh() -> None:
+        await asyncio.Event().wait()
+
+    @registry.workflow
+    async def mill(ctx: WorkflowContext) -> None:
+        await ctx.call_activity(weigh)
+
+    async def grind(runtime: EmbeddedRuntime) -> None:
+        await runtime.start("mill", instance_id="first")
+        async with asyncio.timeout(20):
+            while len(await runtime.store.rows((await runtime.find("first")).key)) < 2:  # type: ignore[union-attr]
+                await asyncio.sleep(0.005)
+        await runtime.start("mill", instance_id="second")
+        await parked(runtime, "second")
+
+    under(store, grind, registry)
+    (row,) = [
+        row for row in perdure("runs", "show", "second").out.splitlines() if row.startswith("+") and "weigh" in row
+    ]
+    assert row.split()[-5:] == ["weigh", "waits", "for", "its", "turn"]
+    (call,) = [step for step in perdure("runs", "show", "second", "--json").data["timeline"] if step["name"] == "weigh"]
+    assert call["status"] == "queued"
 
 
 def test_show_as_json_has_the_same(shop: Path, perdure: Command):

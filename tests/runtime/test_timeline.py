@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from perdure.base.codec import encode
 from perdure.base.events import (
+    Admission,
     AnyEvent,
     EventRaised,
     ExecutionCompleted,
@@ -16,6 +17,8 @@ from perdure.base.events import (
     Failure,
     HistoryRow,
     Status,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceCreated,
     TaskCompleted,
     TaskFailed,
     TaskScheduled,
@@ -25,7 +28,7 @@ from perdure.base.events import (
 from perdure.engine.engine_events import INTERRUPTED
 from perdure.ports.history_store import InstanceRecord
 from perdure.runtime.inspect import Inspection, inspection
-from perdure.runtime.timeline import Entry, Kind, Progress, timeline, values
+from perdure.runtime.timeline import Entry, Kind, Origin, Progress, timeline, values
 
 FAILURE = Failure(error_type="OSError", message="the line is dead")
 
@@ -134,6 +137,84 @@ def test_timers_and_events_are_entries_and_the_engines_own_notes_are_not():
     assert [entry.kind for entry in entries] == [Kind.START, Kind.TIMER, Kind.EVENT, Kind.RESUME]
     assert (entries[1].progress, entries[1].due, entries[1].duration) == (Progress.COMPLETED, 101.5, 1.0)
     assert (entries[2].name, entries[2].input) == ("approval", raw("yes"))
+
+
+def note(name: str, told: object) -> EventRaised:
+    return EventRaised(name=f"perdure.{name}", input=raw(told))
+
+
+FORKED = note("forked", "a seed")
+ALSO_CALLED = TaskScheduled(id=1, name="pack")
+PACKED = TaskCompleted(task_id=1, result=raw("packed"))
+
+
+def calls(*episodes: tuple[AnyEvent, ...], apart: float = 1.0, instance_id: str = "new") -> list[Entry]:
+    """Return the calls of a history whose rows are so many seconds apart."""
+    rows = [HistoryRow(number, 100.0 + apart * number, events) for number, events in enumerate(episodes)]
+    return [entry for entry in timeline(rows, instance_id=instance_id) if entry.kind in {Kind.ACTIVITY, Kind.CHILD}]
+
+
+def test_a_call_that_a_fork_makes_again_counts_from_the_fork():
+    (call,) = calls((STARTED,), (CALLED,), (note("not_started", [0]),), (FORKED,), (PAID,), apart=3600.0)
+    assert (call.started_at, call.attempts[0].started_at, call.duration) == (3700.0, 7300.0, 7200.0)
+    assert call.origin is Origin.OWN
+
+
+def test_a_call_whose_output_a_fork_was_given_took_no_time():
+    both = (CALLED, ALSO_CALLED)
+    given, kept = calls((STARTED,), both, (FORKED, PAID, PACKED), (ENDED,), apart=3600.0)
+    assert [(call.origin, call.duration) for call in (given, kept)] == [(Origin.GIVEN, None), (Origin.KEPT, None)]
+    assert (given.output, kept.output) == (raw("paid"), raw("packed"))
+    again, kept = calls((STARTED,), both, (note("not_started", [0]),), (FORKED, PACKED), (PAID,), apart=3600.0)
+    assert [(call.origin, call.duration) for call in (again, kept)] == [(Origin.OWN, 7200.0), (Origin.KEPT, None)]
+
+
+def test_a_retry_of_what_a_fork_kept_is_its_own():
+    failed = TaskFailed(task_id=1, failure=FAILURE)
+    retried = TaskScheduled(id=3, name="pack", attempt=2, retry_of=1)
+    packed = TaskCompleted(task_id=3, result=raw("packed"))
+    _, call = calls((STARTED,), (CALLED, ALSO_CALLED), (FORKED, PAID, failed), (retried,), (packed,))
+    assert (call.origin, call.duration) == (Origin.OWN, 3.0)
+
+
+@pytest.mark.parametrize(("generation", "child"), [(0, "new:0000"), (2, "new:2:0000")])
+def test_a_child_that_a_fork_calls_again_counts_from_the_fork(generation: int, child: str):
+    started = ExecutionStarted(name="order", generation=generation)
+    called = SubOrchestrationInstanceCreated(id=0, name="ship", instance_id=child)
+    came = SubOrchestrationInstanceCompleted(task_id=0, result=raw("here"), generation=generation)
+    later, kept = calls((started,), (called, ALSO_CALLED), (FORKED, PACKED), (came,), apart=3600.0)
+    assert [(call.origin, call.duration) for call in (later, kept)] == [(Origin.OWN, 3600.0), (Origin.KEPT, None)]
+    at_once, _ = calls((started,), (called, ALSO_CALLED), (FORKED, PACKED, came), apart=3600.0)
+    assert (at_once.origin, at_once.duration) == (Origin.OWN, 0.0)
+    (given,) = calls((started,), (called,), (FORKED, came), instance_id="other")
+    assert given.origin is Origin.GIVEN
+
+
+LIMITED = TaskScheduled(id=0, name="pay", input=raw(5), admission=Admission())
+
+
+def test_a_call_that_got_its_turn_counts_from_then():
+    granted = note("granted", {"tasks": [0], "generation": 0})
+    waiting, running, over = (calls(*[(STARTED,), (LIMITED,), (granted,), (PAID,)][:rows])[0] for rows in (2, 3, 4))
+    assert [entry.may_wait for entry in (waiting, running)] == [True, False]
+    assert over.duration == 1.0
+    of_an_earlier_generation = note("granted", {"tasks": [0], "generation": 1})
+    assert calls((STARTED,), (LIMITED,), (of_an_earlier_generation,))[0].may_wait
+    again = calls((STARTED,), (LIMITED,), (granted,), (note("queued", [0]),))[0]
+    assert (again.progress, again.is_open) == (Progress.QUEUED, True)
+
+
+def test_of_the_calls_under_a_limit_the_last_ones_wait_that_the_run_says_wait():
+    second = msgspec.structs.replace(LIMITED, id=1)
+    waits = msgspec.json.encode({"queued": [{"activity": "pay", "calls": 1}]}).decode()
+    record = InstanceRecord(
+        key=1, instance_id="r", app_id="app", workflow="order", status=Status.RUNNING, created_at=100.0, waits=waits
+    )
+    rows = history((STARTED,), (LIMITED, second, msgspec.structs.replace(ALSO_CALLED, id=2)))
+    steps = inspection(record, rows, encode(None).resolved).steps[1:]
+    assert [step.entry.progress for step in steps] == [Progress.RUNNING, Progress.QUEUED, Progress.RUNNING]
+    free = inspection(msgspec.structs.replace(record, waits=None), rows, encode(None).resolved).steps[1:]
+    assert {step.entry.progress for step in free} == {Progress.RUNNING}
 
 
 def test_what_a_run_leaves_open_when_it_ends_is_cancelled():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from rich.text import Text
 
+from perdure.base.codec import decode
 from perdure.base.events import (
     AnyEvent,
     EventRaised,
@@ -30,10 +31,11 @@ from perdure.base.events import (
 )
 from perdure.cli.formats import cleaned, duration, short_id, shortened
 from perdure.cli.standing import activity_name, owner_name, wait_reason
-from perdure.engine.engine_events import ENGINE_EVENT
+from perdure.engine.engine_events import ENGINE_EVENT, FORKED, GRANTED, NOT_STARTED, STARTED
 from perdure.ports.history_store import Episode, Results
 from perdure.runtime.inspect import is_tool_call
 
+_BEGINS_LATER = {GRANTED, NOT_STARTED, STARTED}
 _PER_SECOND = 100
 _MESSAGE = 200
 _REMEMBERED = 1000
@@ -93,9 +95,12 @@ class Journal:
         run = self._runs.get(episode.key)
         if run is None:
             return
+        forked = False
         for event in decode_events(episode.events):
+            forked = forked or (isinstance(event, EventRaised) and event.name == FORKED)
             is_said_below = episode.park is not None and isinstance(event, TimerCreated)
-            text = None if is_said_below else _text(run, event, episode.at)
+            # What a fork has from the run that it comes from took no time.
+            text = None if is_said_below else _text(run, event, None if forked else episode.at)
             _note_call(run, event, episode.at)
             if text is not None:
                 self._line(run, text)
@@ -154,6 +159,11 @@ def _note_call(run: _Run, event: AnyEvent, at: float) -> None:
             run.calls[event.id] = _Call(_call_name(event), at)
         case TaskCompleted() | TaskFailed() | SubOrchestrationInstanceCompleted() | SubOrchestrationInstanceFailed():
             run.calls.pop(event.task_id, None)
+        case EventRaised(name=name) if name in _BEGINS_LATER:
+            told = decode(event.input)
+            for task in told["tasks"] if name == GRANTED else told:
+                if task in run.calls:
+                    run.calls[task] = msgspec.structs.replace(run.calls[task], at=at)
         case _:
             return
 
@@ -188,8 +198,8 @@ def _tool_in(given: msgspec.Raw) -> str:
         return "a tool call"
 
 
-def _text(run: _Run, event: AnyEvent, at: float) -> Text | None:
-    """Return what there is to say of an event, or None."""
+def _text(run: _Run, event: AnyEvent, at: float | None) -> Text | None:
+    """Return what there is to say of an event, or None; ``at`` is None for one that took no time."""
     match event:
         case TaskCompleted() | SubOrchestrationInstanceCompleted():
             return _outcome(run.calls.get(event.task_id), at, None)
@@ -198,7 +208,7 @@ def _text(run: _Run, event: AnyEvent, at: float) -> Text | None:
         case SubOrchestrationInstanceCreated():
             verb = "starts workflow" if event.detached else "calls child workflow"
             return Text(cleaned(f"→ {verb} {event.name} ({event.instance_id})"), style="cyan")
-        case TimerCreated(retry_of=int()):
+        case TimerCreated(retry_of=int()) if at is not None:
             return Text(f"↻ the next attempt is in {duration(max(0.0, event.fire_at - at))}", style="yellow")
         case EventRaised() if not event.name.startswith(ENGINE_EVENT):
             return Text(f"event {shortened(event.name, 60)}", style="cyan")
@@ -223,11 +233,11 @@ def _turning_point(event: AnyEvent) -> Text | None:
             return None
 
 
-def _outcome(call: _Call | None, at: float, failure: Failure | None) -> Text:
+def _outcome(call: _Call | None, at: float | None, failure: Failure | None) -> Text:
     name = "a call" if call is None else shortened(call.name, 80)
     if failure is not None:
         return Text("✗ ", style="red").append(f"{name}  {_reason(failure)}")
-    took = "" if call is None else f"  {duration(max(0.0, at - call.at))}"
+    took = "" if call is None or at is None else f"  {duration(max(0.0, at - call.at))}"
     return Text("✓ ", style="green").append(name, style="not green").append(took, style="dim")
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from perdure.cli.formats import as_text, call_text, duration, moment, plural, shortened
 from perdure.runtime.inspect import Inspection, Step, Totals
-from perdure.runtime.timeline import Attempt, Kind, Progress
+from perdure.runtime.timeline import Attempt, Entry, Kind, Origin, Progress
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +78,11 @@ def proof(totals: Totals) -> str:
     if totals.interruptions:
         text += f"; {plural(totals.interruptions, 'call')} cut off by a crash and begun again"
     return text + (f"; {plural(totals.open_calls, 'call')} not over yet" if totals.open_calls else "")
+
+
+def took(entry: Entry) -> str:
+    """Return how long something took; of a call that a fork has not made, where its outcome is from."""
+    return duration(entry.duration) if entry.origin is Origin.OWN else entry.origin
 
 
 def tokens(read: int, written: int) -> str:
@@ -151,7 +156,7 @@ def _model_end(step: Step) -> Text:
         return _failed(step)
     text = Text(f"turn {step.turn}", style="bold")
     used = tokens(step.input_tokens, step.output_tokens)
-    details = f"  {step.model}  {used}  {duration(step.entry.duration)}"
+    details = f"  {step.model}  {used}  {took(step.entry)}"
     return text.append(details, style="not bold dim")
 
 
@@ -159,7 +164,7 @@ def _call_end(step: Step) -> Text:
     if step.entry.progress is not Progress.COMPLETED:
         return _failed(step)
     text = Text(_indent(step)).append("✗ " if step.told else "✓ ", style="red" if step.told else "green")
-    text.append(title(step)).append(f"  {duration(step.entry.duration)}", style="dim")
+    text.append(title(step)).append(f"  {took(step.entry)}", style="dim")
     if step.told:
         text.append(f"  the model was told: {shortened(as_text(step.output), 160)}", style="red")
     return text

@@ -13,6 +13,7 @@ from perdure.base.codec import decode
 from perdure.base.ids import split_key
 from perdure.cli.ending import run_data, task_of
 from perdure.cli.formats import as_json, as_text, cleaned, duration, moment, plural, shortened
+from perdure.cli.lines import took
 from perdure.cli.standing import Standing, owner_name
 from perdure.cli.tables import Facts, facts_table, record_data, status_text
 from perdure.ports.history_store import InstanceRecord
@@ -24,11 +25,13 @@ _PROGRESS_STYLES = {
     Progress.RUNNING: "cyan",
     Progress.RETRYING: "yellow",
     Progress.ASKS: "magenta",
+    Progress.QUEUED: "yellow",
     Progress.WAITING: "yellow",
     Progress.COMPLETED: "green",
     Progress.FAILED: "red",
     Progress.CANCELLED: "yellow",
 }
+_WORDS = {Progress.QUEUED: "waits for its turn"}
 _TIMED = {Kind.ACTIVITY, Kind.CHILD, Kind.TIMER}
 
 
@@ -104,14 +107,14 @@ def timeline_table(sight: Sight, *, full: bool) -> Table:
 
 def _cells(sight: Sight, step: Step, *, full: bool) -> tuple[str | Text, ...]:
     entry, begun = step.entry, sight.inspection.record.created_at
-    words = "told an error" if step.told else entry.progress.value
+    words = "told an error" if step.told else _WORDS.get(entry.progress, entry.progress)
     used = step.input_tokens + step.output_tokens
     return (
         f"+{duration(max(0.0, entry.started_at - begun))}",
         str(entry.attempts[0].task) if entry.attempts else "",
         Text(_step_name(step)),
         Text(words, style="red" if step.told else _PROGRESS_STYLES[entry.progress]),
-        duration(entry.duration) if entry.kind in _TIMED else "",
+        took(entry) if entry.kind in _TIMED else "",
         str(entry.tries) if entry.tries > 1 else "",
         f"{step.input_tokens:,}+{step.output_tokens:,}" if used else "",
         _value(step.input, full=full),
@@ -186,6 +189,7 @@ def _step_data(sight: Sight, step: Step) -> dict[str, Any]:
         "started_at": entry.started_at,
         "ended_at": entry.ended_at,
         "duration": entry.duration,
+        "origin": entry.origin,
         "due": entry.due,
         "attempts": len(entry.attempts),
         "interruptions": entry.interruptions,

@@ -170,7 +170,7 @@ def inspection(record: InstanceRecord, rows: Sequence[HistoryRow], resolved: Res
     steps: list[Step] = []
     names: dict[int | None, str] = {}
     turn = 0
-    for entry in timeline(rows, resolved):
+    for entry in _waiting(timeline(rows, resolved, record.instance_id), record.waits):
         if entry.kind is Kind.ACTIVITY and _MODEL.fullmatch(entry.name):
             turn += 1
         step = _step(entry, turn, resolved)
@@ -181,6 +181,22 @@ def inspection(record: InstanceRecord, rows: Sequence[HistoryRow], resolved: Res
     started = (event for row in rows[:1] for event in row.events if isinstance(event, ExecutionStarted))
     generation = next((event.generation for event in started), 0)
     return Inspection(record=record, steps=steps, totals=_totals(steps), generation=generation)
+
+
+def _waiting(entries: list[Entry], waits: str | None) -> list[Entry]:
+    """Return entries with those as waiting for their turn that a parked run says wait for it.
+
+    The history does not tell which tickets were granted at once; those that were not came last.
+    """
+    queued = msgspec.json.decode(waits).get("queued", ()) if waits else ()
+    number = {calls["activity"]: calls.get("calls", 1) for calls in queued}
+    found: list[Entry] = []
+    for entry in reversed(entries):
+        waits_for_turn = entry.progress is Progress.RUNNING and entry.may_wait and number.get(entry.name, 0) > 0
+        if waits_for_turn:
+            number[entry.name] -= 1
+        found.append(msgspec.structs.replace(entry, progress=Progress.QUEUED) if waits_for_turn else entry)
+    return found[::-1]
 
 
 def _step(entry: Entry, turn: int, resolved: Resolved) -> Step:
