@@ -195,6 +195,15 @@ def test_a_failed_run_says_why_and_what_to_do(cli: Cli):
     assert (failed["status"], failed["failure"]["type"]) == ("FAILED", "AgentError")
 
 
+def test_a_script_that_is_over_says_so(cli: Cli):
+    cli.app()
+    cli.write("- tool: lookup\n  arguments: {word: address}\n", "short.yaml")
+    done = cli("run", "app.py", "deliver it", "--model", "scripted:short.yaml")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the script short.yaml has 1 reply, and the conversation asks for number 2" in done.stderr
+    assert "What to do: add replies to the script" in done.stderr
+
+
 def test_retries_are_told_with_their_reason(cli: Cli):
     cli.write(FAILING.replace("@error@", "ModelUnavailableError"))
     done = cli("run", "app.py", "shine")

@@ -228,8 +228,10 @@ def test_a_refused_connection_is_unavailable_and_names_the_address() -> None:
     with OpenAIServer(["gone"]) as server:
         model = model_at(server)
 
-    with pytest.raises(ModelUnavailableError, match=f"at {server.base_url} is out of reach"):
+    with pytest.raises(ModelUnavailableError, match=f"at {server.base_url} is out of reach: .*[^ ]$"):
         ask(model)
+    with pytest.raises(ModelUnavailableError, match="`ollama serve`, or say in OLLAMA_ENDPOINT where it is"):
+        ask(model_at(server, provider="ollama"))
 
 
 @pytest.mark.parametrize(

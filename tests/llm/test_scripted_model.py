@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from perdure.base.errors import ModelError, ModelUnavailableError, UsageError
+from perdure.base.errors import ModelError, ModelUnavailableError, ScriptExhaustedError, UsageError
 from perdure.base.messages import FunctionCall, Message, ToolCall
 from perdure.llm.scripted import ScriptedModel, turn_of
 from perdure.ports.chat_model import ChatModel, ChatReply, ChatRequest
@@ -39,7 +39,7 @@ def test_it_is_a_chat_model() -> None:
     model = ScriptedModel(["x"])
 
     assert isinstance(model, ChatModel)
-    assert (model.provider, model.model, repr(model)) == ("scripted", "scripted", "ScriptedModel(1 replies)")
+    assert (model.provider, model.model, repr(model)) == ("scripted", "scripted", "ScriptedModel(1 reply)")
 
 
 def test_a_conversation_gets_the_replies_in_order_with_ids_from_turn_and_index() -> None:
@@ -75,9 +75,13 @@ def test_turns_are_counted_from_the_last_user_message() -> None:
     assert turn_of(request) == 1
 
 
-def test_running_past_the_end_says_how_many_replies_there_were() -> None:
-    with pytest.raises(ModelError, match=r"2 replies.*number 3"):
+def test_running_past_the_end_says_how_many_replies_there_were(tmp_path: Path) -> None:
+    with pytest.raises(ScriptExhaustedError, match=r"^the script has 2 replies, .* number 3"):
         ask(ScriptedModel(["a", "b"]), USER, ASSISTANT, ASSISTANT)
+    script = tmp_path / "short.yaml"
+    script.write_text("- only one\n")
+    with pytest.raises(ScriptExhaustedError, match=rf"^the script {re.escape(str(script))} has 1 reply, .* number 2"):
+        ask(ScriptedModel.from_file(script), USER, ASSISTANT)
 
 
 def test_usage_and_reason_are_the_same_on_every_run() -> None:

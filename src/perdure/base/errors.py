@@ -29,6 +29,7 @@ Exception
     ├── AgentError                    an agent's run cannot go on
     ├── ToolError                     a tool call could not be made; the model is told
     └── ModelError                    a chat model could not answer
+        ├── ScriptExhaustedError      a scripted model has no further reply
         └── ModelUnavailableError     overloaded, rate-limited or out of reach: worth a retry
 BaseException
 └── Evicted                           unwinds a workflow function that is put away; never catch it
@@ -254,6 +255,10 @@ class ModelError(PerdureError):
     """A chat model could not answer, and asking again would not help."""
 
     non_retryable = True
+
+
+class ScriptExhaustedError(ModelError):
+    """A scripted model has no reply for this turn of the conversation."""
 
 
 class ModelUnavailableError(ModelError):

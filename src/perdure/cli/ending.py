@@ -17,6 +17,7 @@ from perdure.cli.standing import standing
 from perdure.runtime.inspect import Inspection, Step
 
 _REMEDIES = {
+    "ScriptExhaustedError": "add replies to the script, then give the command again",
     "ModelUnavailableError": "check that the model can be reached (`perdure doctor`), then give the command again",
     "ModelError": "check the model's name, its key and what it was asked, then give the command again",
     "MissingExtraError": "install the extra that the message names, then give the command again",

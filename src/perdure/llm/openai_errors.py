@@ -43,8 +43,9 @@ def translated_errors(provider: Provider, model: str, base_url: str, key: ApiKey
     except APITimeoutError:
         raise ModelUnavailableError(f"{source} did not answer in time (timeout=...)") from None
     except APIConnectionError as error:
-        reason = f"{error.__cause__ or error.message}"
-        raise ModelUnavailableError(key.scrub(f"{source} is out of reach: {reason}")) from None
+        reason = f"{error.__cause__ or error.message}".rstrip(".")
+        text = key.scrub(f"{source} is out of reach: {reason}. {provider.when_silent}")
+        raise ModelUnavailableError(text.rstrip()) from None
     except OpenAIError as error:
         raise ModelError(key.scrub(f"{source}: {error}")) from None
 

@@ -36,6 +36,7 @@ class Provider:
         model_variable: environment variable of the model to use.
         default_model: the model otherwise; None when only the user knows.
         own_sdk: whether the SDK's further settings (organization, project) are meant for this provider.
+        when_silent: what to do when nobody answers there; empty when nothing is known.
         bare_host: whether an address may be a host without scheme, port or path.
         facts: how it speaks the wire.
     """
@@ -48,6 +49,7 @@ class Provider:
     model_variable: str
     default_model: str | None = None
     own_sdk: bool = False
+    when_silent: str = ""
     bare_host: bool = False
     facts: WireFacts = _FACTS
 
@@ -72,6 +74,7 @@ PROVIDERS: Final[dict[str, Provider]] = {
             base_url_variables=("OLLAMA_ENDPOINT", "OLLAMA_HOST"),
             default_base_url="http://localhost:11434/v1",
             model_variable="OLLAMA_MODEL",
+            when_silent="Start it with `ollama serve`, or say in OLLAMA_ENDPOINT where it is.",
             bare_host=True,
         ),
         Provider(

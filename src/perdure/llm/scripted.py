@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from perdure.base.errors import ModelError, UsageError
+from perdure.base.errors import ScriptExhaustedError, UsageError
 from perdure.base.messages import FunctionCall, Message, ToolCall, Usage
 from perdure.ports.chat_model import ChatReply, ChatRequest
 
@@ -49,6 +49,7 @@ class ScriptedModel:
 
     def __init__(self, replies: Sequence[ScriptedReply] | ReplyFunction, *, delay: float = 0.0) -> None:
         self._function: ReplyFunction | None = None
+        self._path = ""
         self._replies: list[ScriptedReply] = []
         if callable(replies):
             self._function = replies
@@ -70,6 +71,7 @@ class ScriptedModel:
 
         script = read_script(path)
         model = cls([])
+        model._path = script.path
         model._replies = _checked(script.replies, script.path, reference="reply")
         model._delay = _checked_delay(script.delay, f"{script.path}: delay")
         return model
@@ -90,14 +92,14 @@ class ScriptedModel:
         return list(self._calls)
 
     def __repr__(self) -> str:
-        script = self._function if self._function is not None else f"{len(self._replies)} replies"
+        script = self._function if self._function is not None else _count(len(self._replies))
         return f"ScriptedModel({script})"
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer with the reply that the script holds for this turn.
 
         Raises:
-            ModelError: the script has no reply for this turn.
+            ScriptExhaustedError: the script has no reply for this turn.
             Exception: whatever the script says.
         """
         if self._delay:
@@ -116,10 +118,15 @@ class ScriptedModel:
     def _reply_at(self, turn: int) -> ScriptedReply:
         if turn < len(self._replies):
             return self._replies[turn]
-        raise ModelError(
-            f"the script has {len(self._replies)} replies, and the conversation asks for number {turn + 1}: "
+        script = f"the script {self._path}" if self._path else "the script"
+        raise ScriptExhaustedError(
+            f"{script} has {_count(len(self._replies))}, and the conversation asks for number {turn + 1}: "
             "add replies, or make the last one a text so that the run ends there."
         )
+
+
+def _count(replies: int) -> str:
+    return f"{replies} {'reply' if replies == 1 else 'replies'}"
 
 
 def turn_of(request: ChatRequest) -> int:
