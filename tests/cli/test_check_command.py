@@ -49,7 +49,7 @@ def contents(path: Path) -> str:
 def test_code_that_fits_all_open_runs_passes(shop: Path, perdure: Command, tmp_path: Path):
     (tmp_path / "fits.py").write_text(CODE)
     done = perdure("check", "fits.py")
-    assert (done.code, done.out, done.err) == (0, "4 open runs: 4 fits\n", "")
+    assert (done.code, done.out, done.err) == (0, "4 open runs: 4 fit\n", "")
 
 
 def test_code_that_would_break_runs_is_told_with_the_place_and_the_difference(
@@ -65,7 +65,7 @@ def test_code_that_would_break_runs_is_told_with_the_place_and_the_difference(
         "first:0001  ship (app shop), row 1: differs\n"
         "  - recorded:  call_activity 'pay' as #0\n"
         "  + requested: call_activity 'weigh' as #0\n"
-        "4 open runs: 2 differs, 2 fits\n"
+        "4 open runs: 2 differ, 2 fit\n"
     )
 
 
@@ -79,6 +79,7 @@ def test_code_that_is_missing_breaks_runs(shop: Path, perdure: Command, tmp_path
     assert data["breaks"][0] == {
         "id": "second:0001",
         "app": "shop",
+        "agent": None,
         "workflow": "ship",
         "version": None,
         "problem": "missing",
@@ -102,7 +103,7 @@ def test_a_check_changes_nothing_and_executes_nothing(cli: Cli):
     before = contents(cli.store)
     assert 'INSERT INTO "worker"' in before
     done = cli("check", "app.py")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3 open runs: 2 fits, 1 not begun\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 open runs: 2 fit, 1 not begun\n", "")
     assert contents(cli.store) == before
 
 

@@ -50,6 +50,7 @@ def test_a_fork_takes_a_call_to_have_returned_something_else(shop: Path, perdure
 def test_a_fork_makes_a_call_again_with_something_else(shop: Path, perdure: Command):
     data = perdure("runs", "fork", "first", "--at", "0", "--input", "7", "--json").data
     assert (data["forked_from"], data["at"], data["edited"], data["app"]) == ("first", [0], "input", "shop")
+    assert (data["agent"], data["workflow"]) == (None, "order")
     taken_up(shop, data["id"])
     made = step(perdure, data["id"], 0)
     assert (made["output"], made["origin"]) == ({"paid": 7}, "own")
@@ -68,6 +69,9 @@ def test_a_rerun_makes_the_call_again_as_it_was(shop: Path, perdure: Command):
     assert step(perdure, new, 0)["output"] == {"paid": 5}
     forks = perdure("runs", "list", "--attribute", "perdure.forked_from=first", "--json").data
     assert [run["id"] for run in forks] == [new]
+    head, *rows = perdure("runs", "list", "--workflow", "order").out.splitlines()
+    assert head.split()[:3] == ["id", "fork", "of"]
+    assert [row.split()[1] for row in rows] == ["first", "order"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tests.cli.harness import Cli, Done, until
 from tests.cli.shop import opened, parked, under
 
 from perdure.base.limits import Limits
+from perdure.base.schedule import Schedule
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.runtime.embedded import EmbeddedRuntime
 from perdure.workflows.context import WorkflowContext
@@ -152,6 +153,16 @@ def test_show_has_the_children_the_custom_status_and_the_attributes(shop: Path, 
     child = perdure("runs", "show", "first:0001").out
     assert "parent" in child
     assert "first" in child
+
+
+def test_a_schedule_is_found_by_its_name_among_what_it_has_started(store: Path, perdure: Command):
+    async def schedule(runtime: EmbeddedRuntime) -> None:
+        await runtime.schedule("often", "counting", Schedule(every=3600), 0)
+        await runtime.start("counting", 3, instance_id="often/a-moment")
+
+    under(store, schedule)
+    assert perdure("runs", "show", "often", "--json").data["id"] == "schedule:often"
+    assert perdure("runs", "show", "often/a", "--json").data["id"] == "often/a-moment"
 
 
 def test_show_says_which_calls_wait_for_their_turn(store: Path, perdure: Command):

@@ -44,6 +44,14 @@ def record(
             "waits for the turn of 4 calls of pay (2 at a time, about 0 before it) or event 'stop'",
         ),
         (None, "waits for its turn"),
+        (
+            {"limit": {"workflow": "dapr.agents.SpaDesk.workflow", "concurrency": 1}},
+            "waits for the turn of agent SpaDesk (1 at a time)",
+        ),
+        (
+            {"children": [{"workflow": "dapr.agents.SpaDesk.workflow", "instance": "one:0001"}]},
+            "waits for child agent SpaDesk (one:0001)",
+        ),
     ],
 )
 def test_a_run_that_waits_for_its_turn_says_for_which_and_how_long_the_line_is(waits, says):

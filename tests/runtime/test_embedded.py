@@ -55,7 +55,7 @@ def test_starting_an_id_again_with_another_input_or_workflow_is_refused(opened):
             await runtime.start(echoing, 1, instance_id="one")
             with pytest.raises(InstanceExistsError, match="'echoing' with another input"):
                 await runtime.start(echoing, 2, instance_id="one")
-            with pytest.raises(InstanceExistsError, match="a run of workflow 'echoing', not of 'waiting'"):
+            with pytest.raises(InstanceExistsError, match="a run of workflow 'echoing', not of workflow 'waiting'"):
                 await runtime.start(waiting, 1, instance_id="one")
             assert await runtime.wait("one", PATIENCE) == 1
 

@@ -21,11 +21,15 @@ from perdure.cli.apps import load_registry
 from perdure.cli.formats import cleaned, plural
 from perdure.cli.options import AppOption, JsonOption, StoreOption, run_async
 from perdure.cli.progress import progress
+from perdure.cli.standing import owner_name
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.components.history.sqlite.connection import copy_to, would_migrate
 from perdure.engine.replay import Workflow
 from perdure.runtime.checking import Checked, Verdict, check_instances, open_instances
+from perdure.runtime.inspect import agent_of
 from perdure.runtime.location import store_path
+
+_OF_MANY = {Verdict.FITS: "fit", Verdict.DIFFERS: "differ"}
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -100,14 +104,20 @@ def _print(report: _Report) -> None:
     for checked in report.breaks:
         console.print(_finding(checked), soft_wrap=True)
     total = sum(report.counts.values())
-    parts = [f"{number:,} {verdict}" for verdict, number in sorted(report.counts.items())]
+    parts = [_of_many(number, verdict) for verdict, number in sorted(report.counts.items())]
     console.print(f"{plural(total, 'open run')}" + (f": {', '.join(parts)}" if parts else ""), soft_wrap=True)
+
+
+def _of_many(number: int, verdict: Verdict) -> str:
+    """Return how many runs have a verdict."""
+    return f"{number:,} {verdict if number == 1 else _OF_MANY.get(verdict, verdict)}"
 
 
 def _finding(checked: Checked) -> Text:
     version = f" version {checked.version}" if checked.version else ""
     row = "" if checked.row is None else f", row {checked.row}"
-    text = Text(cleaned(f"{checked.instance_id}  {checked.workflow}{version} (app {checked.app_id}){row}: "))
+    name = owner_name(checked.workflow)
+    text = Text(cleaned(f"{checked.instance_id}  {name}{version} (app {checked.app_id}){row}: "))
     text.append(checked.verdict, style="bold red")
     if checked.detail:
         text.append(cleaned(f"\n  {checked.detail}"))
@@ -125,6 +135,7 @@ def _data(report: _Report) -> dict[str, Any]:
             {
                 "id": checked.instance_id,
                 "app": checked.app_id,
+                "agent": agent_of(checked.workflow),
                 "workflow": checked.workflow,
                 "version": checked.version or None,
                 "problem": checked.verdict,

@@ -6,18 +6,19 @@ from perdure.base.errors import InstanceNotFoundError, UsageError
 from perdure.cli.formats import cleaned, plural
 from perdure.ports.history_store import EVERYTHING, HistoryStore, InstanceRecord
 from perdure.runtime.pages import every_instance
+from perdure.workflows.schedules import schedule_id
 
 _LISTED = 5
 
 
 async def run_by_prefix(store: HistoryStore, given: str) -> InstanceRecord:
-    """Return the run with this id, or the only one whose id begins like this.
+    """Return the run with this id, or of the schedule with this name, or the only one whose id begins like this.
 
     Raises:
         InstanceNotFoundError: there is none.
         UsageError: several begin like this.
     """
-    exact = await store.find(given)
+    exact = await store.find(given) or await store.find(schedule_id(given))
     if exact is not None:
         return exact
     if not given:

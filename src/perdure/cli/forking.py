@@ -16,6 +16,7 @@ from perdure.cli.given import call_path, json_value
 from perdure.cli.options import JsonOption, RunArgument, StoreOption, looking, named_store, run_async
 from perdure.cli.standing import worker_command
 from perdure.ports.history_store import InstanceRecord
+from perdure.runtime.inspect import agent_of
 
 AtOption = Annotated[
     str,
@@ -92,7 +93,8 @@ def _make(store: Path | None, run: str, wanted: _Fork, *, as_json: bool) -> None
     path = ".".join(map(str, wanted.at))
     if as_json:
         data = {"id": new_id, "forked_from": source.instance_id, "at": wanted.at, "edited": wanted.edited}
-        terminal.write_json({**data, "app": source.app_id, "workflow": source.workflow})
+        whose = {"app": source.app_id, "agent": agent_of(source.workflow), "workflow": source.workflow}
+        terminal.write_json({**data, **whose})
         return
     what = "makes that call again" if wanted.edited != "output" else "takes that call to have returned what you gave"
     what += " with what you gave" if wanted.edited == "input" else ""

@@ -30,7 +30,7 @@ from perdure.base.events import (
     decode_events,
 )
 from perdure.cli.formats import cleaned, duration, short_id, shortened
-from perdure.cli.standing import activity_name, owner_name, wait_reason
+from perdure.cli.standing import activity_name, kind_and_name, owner_name, wait_reason
 from perdure.engine.engine_events import ENGINE_EVENT, FORKED, GRANTED, NOT_STARTED, STARTED
 from perdure.ports.history_store import Episode, Results
 from perdure.runtime.inspect import is_tool_call
@@ -171,7 +171,7 @@ def _note_call(run: _Run, event: AnyEvent, at: float) -> None:
 def _call_name(event: TaskScheduled | SubOrchestrationInstanceCreated) -> str:
     if isinstance(event, TaskScheduled):
         return _tool_in(event.input) if is_tool_call(event.name) else activity_name(event.name)
-    return f"child workflow {event.name} ({event.instance_id})"
+    return f"child {kind_and_name(event.name)} ({event.instance_id})"
 
 
 class _Function(msgspec.Struct):
@@ -206,8 +206,8 @@ def _text(run: _Run, event: AnyEvent, at: float | None) -> Text | None:
         case TaskFailed() | SubOrchestrationInstanceFailed():
             return _outcome(run.calls.get(event.task_id), at, event.failure)
         case SubOrchestrationInstanceCreated():
-            verb = "starts workflow" if event.detached else "calls child workflow"
-            return Text(cleaned(f"→ {verb} {event.name} ({event.instance_id})"), style="cyan")
+            verb = "starts" if event.detached else "calls child"
+            return Text(cleaned(f"→ {verb} {kind_and_name(event.name)} ({event.instance_id})"), style="cyan")
         case TimerCreated(retry_of=int()) if at is not None:
             return Text(f"↻ the next attempt is in {duration(max(0.0, event.fire_at - at))}", style="yellow")
         case EventRaised() if not event.name.startswith(ENGINE_EVENT):

@@ -105,6 +105,11 @@ def owner_name(workflow: str) -> str:
     return agent_of(workflow) or workflow
 
 
+def kind_and_name(workflow: str) -> str:
+    """Return that a run's code is an agent or a workflow, and the name that people know it by."""
+    return f"{'workflow' if agent_of(workflow) is None else 'agent'} {owner_name(workflow)}"
+
+
 def _end(record: InstanceRecord, inspection: Inspection | None) -> str:
     failure = None if inspection is None or inspection.end is None else inspection.end.entry.failure
     if failure is None:
@@ -134,11 +139,11 @@ def _waits(waits: dict[str, Any], now: float) -> str:
     found += [f"event {name!r}" for name in waits.get("events", ())]
     for child in waits.get("children", ()):
         where = f" of app {child['app']!r}" if "app" in child else ""
-        found.append(f"child workflow {child['workflow']}{where} ({child['instance']})")
+        found.append(f"child {kind_and_name(child['workflow'])}{where} ({child['instance']})")
     for retry in waits.get("retries", ()):
         wait = duration(max(0.0, retry["at"] - now))
         of = f" of {retry['of']}" if "of" in retry else ""
-        what = activity_name(retry["activity"]) if "activity" in retry else retry["workflow"]
+        what = activity_name(retry["activity"]) if "activity" in retry else owner_name(retry["workflow"])
         found.append(f"attempt {retry['attempt']}{of} of {what} in {wait}, at {moment(retry['at'])}")
     if "timer" in waits:
         found.append(f"a timer in {duration(max(0.0, waits['timer'] - now))}, until {moment(waits['timer'])}")
@@ -149,7 +154,7 @@ def _waits(waits: dict[str, Any], now: float) -> str:
 
 def _turn(limit: dict[str, Any], now: float) -> str:
     """Return what limit a run or its calls wait for, and how long the line is."""
-    what = f"workflow {limit['workflow']}" if "workflow" in limit else activity_name(limit["activity"])
+    what = kind_and_name(limit["workflow"]) if "workflow" in limit else activity_name(limit["activity"])
     calls = f"{limit['calls']} calls of " if limit.get("calls", 1) > 1 else ""
     facts = [f"{limit['concurrency']} at a time"] if "concurrency" in limit else []
     facts += [f"{limit['per_key']} for each key"] if "per_key" in limit else []

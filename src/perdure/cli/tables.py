@@ -11,9 +11,10 @@ from rich.text import Text
 from perdure.base.codec import decode
 from perdure.base.events import Status
 from perdure.base.ids import split_key
-from perdure.cli.formats import as_json, cleaned, duration, short_id, shortened
+from perdure.cli.formats import as_json, as_text, cleaned, duration, short_id, shortened
 from perdure.cli.standing import Standing, owner_name
 from perdure.ports.history_store import InstanceRecord
+from perdure.runtime.forks import FORKED_FROM
 from perdure.runtime.inspect import agent_of
 
 _STYLES = {
@@ -44,13 +45,16 @@ def runs_table(rows: Sequence[tuple[InstanceRecord, Standing]], now: float) -> T
     """Return the table of ``perdure runs list``."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     several_apps = len({record.app_id for record, _ in rows}) > 1
-    for column in ("id", *(["app"] if several_apps else []), "agent/workflow", "status", "age", "duration"):
+    forks = any(FORKED_FROM in record.attributes for record, _ in rows)
+    between = [*(["fork of"] if forks else []), *(["app"] if several_apps else [])]
+    for column in ("id", *between, "agent/workflow", "status", "age", "duration"):
         table.add_column(column, no_wrap=True)
     table.add_column("waits for / reason", overflow="fold")
     table.add_column("recoveries", justify="right")
     for record, stands in rows:
         table.add_row(
             short_id(record.instance_id),
+            *([short_id(as_text(record.attributes.get(FORKED_FROM)))] if forks else []),
             *([cleaned(record.app_id)] if several_apps else []),
             cleaned(owner_name(record.workflow)),
             status_text(record.status),

@@ -14,6 +14,7 @@ from perdure.base.ids import code_text, split_key, version_text
 from perdure.engine.replay import Execution, Workflow
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
+from perdure.runtime.inspect import described
 from perdure.runtime.pages import every_instance
 
 
@@ -123,7 +124,7 @@ def _missing(record: InstanceRecord, workflows: Mapping[str, Workflow]) -> str:
     name, _ = split_key(record.workflow)
     known = sorted({split_key(code.keys[0])[1] for code in workflows.values() if code.name == name})
     if not known:
-        return f"there is no workflow {name!r}"
+        return f"there is no {described(name)}"
     there = ", ".join(version_text(each) for each in known)
     return f"it began with {code_text(record.workflow)}, which is not there; there is: {there}"
 

@@ -116,6 +116,12 @@ def agent_of(workflow: str) -> str | None:
     return None if found is None else found["agent"]
 
 
+def described(workflow: str) -> str:
+    """Return what a run's code is and the name that people know it by: ``agent 'Ada'``, ``workflow 'order'``."""
+    agent = agent_of(workflow)
+    return f"workflow {workflow!r}" if agent is None else f"agent {agent!r}"
+
+
 def is_tool_call(activity: str) -> bool:
     """Whether an activity is an agent's tool call."""
     return _TOOL.fullmatch(activity) is not None

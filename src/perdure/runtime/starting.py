@@ -11,6 +11,7 @@ from perdure.base.errors import InstanceExistsError, UsageError
 from perdure.base.events import ExecutionStarted, Status, decode_events
 from perdure.ports.history_store import NewInstance, Started
 from perdure.ports.runtime import Reuse
+from perdure.runtime.inspect import described
 
 
 def moment_of(when: float | dt.timedelta | dt.datetime, now: float) -> float:
@@ -84,14 +85,14 @@ def require_reusable(new: NewInstance, found: Started, reuse: Reuse) -> None:
     if reuse == "ignore":
         return
     if reuse == "refuse":
-        raise InstanceExistsError(new.instance_id, f"it is a run of workflow {known.name!r}, {found.status}")
+        raise InstanceExistsError(new.instance_id, f"it is a run of {described(known.name)}, {found.status}")
     if reuse == "replace":
-        raise InstanceExistsError(new.instance_id, f"its run of workflow {known.name!r} has not finished")
+        raise InstanceExistsError(new.instance_id, f"its run of {described(known.name)} has not finished")
     if known.name != wanted.name:
-        detail = f"it is a run of workflow {known.name!r}, not of {wanted.name!r}"
+        detail = f"it is a run of {described(known.name)}, not of {described(wanted.name)}"
         raise InstanceExistsError(new.instance_id, detail)
     if bytes(known.input) != bytes(wanted.input):
-        raise InstanceExistsError(new.instance_id, f"it is a run of {known.name!r} with another input")
+        raise InstanceExistsError(new.instance_id, f"it is a run of {described(known.name)} with another input")
 
 
 def _started(events: str) -> ExecutionStarted:
