@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "perdure.db"
     monkeypatch.setenv("PERDURE_STORE", str(path))
     monkeypatch.setenv("COLUMNS", "200")
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "OLLAMA_")) or name == "PERDURE_MODEL"]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return path
 

@@ -89,9 +89,7 @@ def test_a_file_of_workflows_names_the_commands_for_them(
 
 
 @pytest.fixture
-def hotel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("OPENAI_API_KEY", "PERDURE_MODEL"):
-        monkeypatch.delenv(name, raising=False)
+def hotel(store: Path, tmp_path: Path) -> str:
     (tmp_path / "hotel.py").write_text(f"{AGENT}agent = DurableAgent(name='Hotel')\n")
     return "hotel.py"
 

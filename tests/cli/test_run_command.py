@@ -136,7 +136,7 @@ def test_an_id_attaches_and_refuses_another_question(cli: Cli):
     assert cli.log() == WHOLE_LOG
     other = cli("run", "app.py", "deliver another", "--id", "parcel-1")
     assert other.returncode == 1
-    assert "another input" in other.stderr
+    assert "it is a run of agent 'Courier' with another input" in other.stderr
     new = cli("run", "app.py", "deliver it", "--id", "parcel-1", "--new")
     assert new.returncode == 1
     assert "leave --new out" in new.stderr

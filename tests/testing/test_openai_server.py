@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from openai import BadRequestError, InternalServerError, OpenAI, RateLimitError
+from openai import AuthenticationError, BadRequestError, InternalServerError, OpenAI, RateLimitError
 
 from perdure.base.errors import ModelUnavailableError, UsageError
 from perdure.llm.echo import EchoModel
@@ -92,6 +92,17 @@ def test_the_official_sdk_puts_streamed_tool_calls_together(server: OpenAIServer
 def test_the_models_are_listed() -> None:
     with OpenAIServer(EchoModel()) as server, sdk(server) as client:
         assert [entry.id for entry in client.models.list()] == ["echo"]
+
+
+def test_a_server_with_a_key_lets_nobody_in_without_it() -> None:
+    with OpenAIServer(["hi"], api_key="right") as server:
+        with OpenAI(base_url=server.base_url, api_key="right", max_retries=0) as client:
+            assert [entry.id for entry in client.models.list()] == ["scripted"]
+            assert client.chat.completions.create(model="m", messages=[USER]).choices[0].message.content == "hi"
+        with sdk(server) as client:
+            for ask in (client.models.list, lambda: client.chat.completions.create(model="m", messages=[USER])):
+                with pytest.raises(AuthenticationError, match="Incorrect API key"):
+                    ask()
 
 
 def test_requests_are_logged_with_body_and_headers(server: OpenAIServer) -> None:

@@ -29,6 +29,7 @@ from perdure.cli.standing import standing
 from perdure.components.history.sqlite.connection import MINIMUM_SQLITE, connect, log_of
 from perdure.components.history.sqlite.errors import translation
 from perdure.components.history.sqlite.turns import holder_pid
+from perdure.llm.resolve import MODEL_VARIABLE
 from perdure.ports.history_store import InstanceQuery
 from perdure.runtime.embedded import EmbeddedRuntime
 
@@ -91,9 +92,9 @@ def _extra(package: str, remedy: str) -> Check:
 
 
 def environment() -> list[Check]:
-    """Return the variables of Perdure that are set; of secrets the names only."""
+    """Return the variables of Perdure that are set, without that of the model; of secrets the names only."""
     found: list[Check] = []
-    for name in sorted(key for key in os.environ if key.startswith("PERDURE_")):
+    for name in sorted(key for key in os.environ if key.startswith("PERDURE_") and key != MODEL_VARIABLE):
         value = "set" if _SECRET.search(name) else os.environ[name]
         if name == "PERDURE_CRASH_AT":
             found.append(Check(name, "warn", value, "it ends every process at a test's crash point: unset it"))

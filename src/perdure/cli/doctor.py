@@ -10,6 +10,7 @@ from rich.text import Text
 from perdure.base.errors import StoreError
 from perdure.cli import checks, terminal
 from perdure.cli.formats import cleaned
+from perdure.cli.model_checks import model_checks
 from perdure.cli.options import JsonOption, StoreOption, run_async
 from perdure.runtime.location import store_path
 
@@ -17,7 +18,9 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Check Python, SQLite, the store, its disk and its runs; exit code 1 when something fails.
+    """Check Python, SQLite, the store, its disk and its runs, and the models; exit code 1 when something fails.
+
+    Of the models, it asks the servers that the environment names: PERDURE_MODEL, OPENAI_API_KEY, and so on.
 
     Example: perdure doctor
     """
@@ -31,7 +34,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
         found += checks.disk(path)
     except StoreError as error:
         found.append(checks.Check("store", "fail", str(error), "choose another store with --store or PERDURE_HOME"))
-    found += [*checks.environment(), checks.ollama()]
+    found += [*checks.environment(), *run_async(model_checks())]
     if as_json:
         terminal.write_json([msgspec.to_builtins(check) for check in found])
     else:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from perdure.base.errors import MissingExtraError, ModelError, UsageError
 from perdure.llm.openai_errors import translated_errors
-from perdure.llm.openai_wire import read_completion, request_arguments
+from perdure.llm.openai_wire import model_names, read_completion, request_arguments
 from perdure.llm.providers import find_api_key, find_base_url, find_model, find_provider, without_user
 
 if TYPE_CHECKING:
@@ -116,6 +116,27 @@ class OpenAIChatModel:
                 **arguments, extra_headers=_headers(request), extra_body=self._extra
             )
         return self._read(answer.content, client.key)
+
+    async def served_models(self, within: float) -> list[str] | None:
+        """Return the names of the models that the provider serves, or None when it answers and does not list any.
+
+        Args:
+            within: seconds that it may stay silent.
+
+        Raises:
+            ModelUnavailableError: overloaded, timed out or out of reach.
+            ModelError: there is no API key, or the provider refused.
+            MissingExtraError: the SDK is not installed.
+        """
+        client = await self._client()
+        from openai import NotFoundError  # noqa: PLC0415 - an extra
+
+        with translated_errors(self._provider, "", self._base_url, client.key):
+            try:
+                answer = await client.sdk.models.with_raw_response.list(timeout=within)
+            except NotFoundError:
+                return None
+        return model_names(answer.content)
 
     async def aclose(self) -> None:
         """Close the running loop's client. Idempotent; the next call opens a new one."""

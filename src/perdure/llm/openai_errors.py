@@ -24,13 +24,20 @@ _LONGEST = 500
 def translated_errors(provider: Provider, model: str, base_url: str, key: ApiKey) -> Generator[None]:
     """Raise Perdure's errors for the SDK's, with the remedy in the message and never the key.
 
+    Args:
+        provider: who is asked.
+        model: which of its models; empty when it is none in particular.
+        base_url: the provider's address.
+        key: what is kept out of the messages.
+
     Raises:
         ModelUnavailableError: overloaded, rate-limited, timed out or out of reach.
         ModelError: refused for another reason.
     """
     from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError  # noqa: PLC0415 - an extra
 
-    source = f"{provider.name} model {model!r} at {without_user(base_url)}"
+    name = f"{provider.name} model {model!r}" if model else provider.name
+    source = f"{name} at {without_user(base_url)}"
     # Without the cause: the SDK's errors carry the request, and with it the key.
     try:
         yield

@@ -143,6 +143,25 @@ def read_completion(completion: object, source: str = "the provider") -> ChatRep
     )
 
 
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Named]
+
+
+_models = msgspec.json.Decoder(_Models)
+
+
+def model_names(content: bytes) -> list[str] | None:
+    """Return the names in an answer that lists models, or None when it is no such answer."""
+    try:
+        return [model.id for model in _models.decode(content).data]
+    except msgspec.DecodeError:
+        return None
+
+
 def _as_mapping(value: object) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return cast("Mapping[str, Any]", value)

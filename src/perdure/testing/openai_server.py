@@ -77,6 +77,7 @@ class OpenAIServer:
             :class:`~perdure.llm.scripted.ScriptedModel`.
         port: where to listen; 0 takes a free one.
         latency: seconds to wait before each answer.
+        api_key: the only key that is let in; None lets everybody in.
         log: file to append one JSON line to for every answer, durable before the answer is sent.
     """
 
@@ -86,10 +87,12 @@ class OpenAIServer:
         *,
         port: int = 0,
         latency: float = 0.0,
+        api_key: str | None = None,
         log: str | os.PathLike[str] | None = None,
     ) -> None:
         self.model: ChatModel = model if isinstance(model, ChatModel) else ScriptedModel(model)
         self._port, self._latency = port, latency
+        self._api_key = api_key
         self._log_path = log
         self._log: ServedLog | None = None
         self._lock = threading.Lock()
@@ -176,7 +179,15 @@ class OpenAIServer:
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
-    async def _models(self, _request: Request) -> Response:
+    def _refusal(self, request: Request) -> Response | None:
+        if self._api_key is None or request.headers.get("authorization") == f"Bearer {self._api_key}":
+            return None
+        return _json(error_body("Incorrect API key provided.", "invalid_api_key"), 401)
+
+    async def _models(self, request: Request) -> Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
         entry = {"id": self.model.model, "object": "model", "created": 0, "owned_by": self.model.provider}
         return _json({"object": "list", "data": [entry]})
 
@@ -192,7 +203,10 @@ class OpenAIServer:
             number = self._served
             failure = self._failures.popleft() if self._failures else None
         key = headers.get("idempotency-key")
-        if failure is None:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            response = refusal
+        elif failure is None:
             response = await self._answered(body, key, number)
         else:
             response = _json(failure.body, failure.status, failure.headers)
