@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos.fleet import MODEL_CALLS, TOOL_CALLS, Place
@@ -38,6 +40,7 @@ class Run:
         name: unique; what the run returned carries it.
         life: the process.
         token: the lease under which the process believed to work.
+        begun: when, in seconds of the clock that all processes share.
         instance_id: the instance that called.
         key: the idempotency key of the call.
         attempt: 1 for the first.
@@ -47,6 +50,7 @@ class Run:
     name: str
     life: int
     token: int
+    begun: float
     instance_id: str
     key: str
     attempt: int
@@ -78,8 +82,8 @@ class Effects:
 
     def _take(self, words: list[str], life: int, begun: list[Run]) -> None:
         match words:
-            case ["begin", name, token, instance_id, key, attempt, activity]:
-                run = Run(name, life, int(token), instance_id, key, int(attempt), activity)
+            case ["begin", name, token, at, instance_id, key, attempt, activity]:
+                run = Run(name, life, int(token), float(at), instance_id, key, int(attempt), activity)
                 self.runs[name] = run
                 begun.append(run)
             case ["end", name]:
@@ -159,6 +163,7 @@ class Books:
         producers: the runs whose outcome was seen in a history.
         fenced: runs that no history may tell of: they were in the hands of a process when it lost its lease.
         fenced_lives: the processes that were seen to have lost a lease.
+        killed: when processes were killed, by life.
         late: runs that a process began, under a lease that it had lost, when their call was settled already.
         ended: how instances ended, by id.
     """
@@ -169,6 +174,7 @@ class Books:
     producers: set[str] = field(default_factory=set)
     fenced: set[str] = field(default_factory=set)
     fenced_lives: set[int] = field(default_factory=set)
+    killed: dict[int, float] = field(default_factory=dict)
     late: set[str] = field(default_factory=set)
     ended: dict[str, Status] = field(default_factory=dict)
     _tokens: dict[int, int] = field(default_factory=dict)
@@ -244,8 +250,14 @@ class Books:
 
     def _judge_refused(self, second: Run) -> None:
         """Only beside a process that has lost its lease is a payment made anew that was booked already."""
-        lives = {run.life for run in self.effects.runs.values() if run.key == second.key}
-        assert lives & self.fenced_lives, f"it paid again, and had not looked whether it had paid: {second}"
+        runs = sorted((run for run in self.effects.runs.values() if run.key == second.key), key=lambda run: run.begun)
+        lives = {run.life for run in runs}
+        # One that lost its lease and was killed before anybody looked: another one had its call while it lived.
+        beside = any(
+            one.life != other.life and self.killed.get(one.life, math.inf) > other.begun
+            for one, other in pairwise(runs)
+        )
+        assert lives & self.fenced_lives or beside, f"it paid again, and had not looked whether it had paid: {runs}"
 
     @property
     def repeated(self) -> int:

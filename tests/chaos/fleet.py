@@ -89,7 +89,9 @@ def _effect(name: str) -> Iterator[str]:
     """Leave the lines of one run, and yield the run's name."""
     call, lines = current_activity(), _here.place.effects / str(_here.life)
     run = f"by-{_here.life}.{next(_here.runs)}"
-    _append(lines, f"begin {run} {_here.token} {call.instance_id} {call.idempotency_key} {call.attempt} {name}")
+    # The monotonic clock is one for all processes of a machine.
+    of = f"{call.instance_id} {call.idempotency_key} {call.attempt} {name}"
+    _append(lines, f"begin {run} {_here.token} {time.monotonic()} {of}")
     yield run
     _append(lines, f"end {run}")
 

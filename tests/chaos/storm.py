@@ -184,6 +184,7 @@ class Wave:
 
     async def _kill(self, worker: WorkerProcess) -> None:
         worker.signal(signal.SIGKILL)
+        self.books.killed[worker.life] = time.monotonic()
         self._workers[self._workers.index(worker)] = self._launch()
         code = await worker.end()
         assert killed(code), f"life {worker.life} failed with exit code {code}"
