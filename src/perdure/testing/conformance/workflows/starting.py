@@ -106,7 +106,7 @@ class Starting(kit.Suite):
                 other = runtime.start(workflow, 9, instance_id=name)
                 await kit.is_refused(other, InstanceExistsError, "with another input", "Choose another id")
             other = runtime.start(kit.echoing, instance_id="runs")
-            await kit.is_refused(other, InstanceExistsError, "a run of workflow 'patient', not of 'echoing'")
+            await kit.is_refused(other, InstanceExistsError, "a run of workflow 'patient', not of workflow 'echoing'")
 
     @kit.scenario
     async def test_only_a_run_that_has_ended_is_replaced(self, place: kit.Place) -> None:
