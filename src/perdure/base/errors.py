@@ -143,9 +143,9 @@ class BacklogFullError(InstanceError):
         self.workflow, self.backlog = workflow, backlog
         super().__init__(
             instance_id,
-            f"instance {instance_id!r} was not started: {backlog} instances of workflow {workflow!r} wait for their "
-            "turn, and its Limits(backlog=...) allows no more. Start it again later, run more at a time, or allow more "
-            "to wait.",
+            f"instance {instance_id!r} was not started: the backlog of workflow {workflow!r} is full, its "
+            f"Limits(backlog={backlog}) lets no more wait for their turn. Start it again later, run more at a time, or "
+            "allow more to wait.",
         )
 
 

@@ -24,6 +24,7 @@ from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.ports.history_store import InstanceRecord
 from perdure.ports.runtime import Reuse
 from perdure.runtime.embedded import EmbeddedRuntime
+from perdure.runtime.inspect import agent_of
 from perdure.runtime.location import app_id_of, store_path
 from perdure.runtime.starting import require_known_reuse
 from perdure.workflows.registry import Registry
@@ -92,7 +93,8 @@ def start(
         _note_idle_rules(registry, app, name, order)
         record, created = run_async(_started(store_path(store), registry, name, order, app_id_of(app_id)))
     if as_json:
-        facts = {"id": record.instance_id, "app": record.app_id, "workflow": record.workflow}
+        named = {"workflow": record.workflow, "agent": agent_of(record.workflow)}
+        facts = {"id": record.instance_id, "app": record.app_id, **named}
         begins = None if order.start_at is None else order.start_at.timestamp()
         terminal.write_json({**facts, "status": record.status, "created": created, "begins_at": begins}, results)
         return
