@@ -154,7 +154,10 @@ def test_a_full_backlog_refuses_a_start_until_there_is_room(opened):
         async with opened(house.registry) as runtime:
             for name in "ab":
                 await runtime.start("stay", name, instance_id=name)
-            with pytest.raises(BacklogFullError, match=r"'c' was not started: the backlog of workflow 'stay' is full, its Limits\(backlog=1\)"):
+            with pytest.raises(
+                BacklogFullError,
+                match=r"'c' was not started: the backlog of workflow 'stay' is full, its Limits\(backlog=1\)",
+            ):
                 await runtime.start("stay", "c", instance_id="c")
             assert await runtime.find("c") is None
             assert await runtime.start("stay", "b", instance_id="b") == "b"
