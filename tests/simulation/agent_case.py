@@ -11,7 +11,7 @@ from typing import Any
 from perdure import DurableAgent, tool
 from perdure.base.events import ExecutionCompleted, HistoryRow
 from perdure.engine.activity import Activity
-from perdure.engine.replay import Workflow
+from perdure.engine.code import Workflow
 from perdure.llm.scripted import ScriptedModel
 from perdure.ports.chat_model import ChatRequest
 from perdure.ports.toolset import Interrupted, Reconciled

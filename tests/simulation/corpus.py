@@ -21,7 +21,7 @@ from tests.simulation.programs import ASKING, RECONCILING, allowed, leaves, orde
 
 from perdure.base.events import ExecutionCompleted, HistoryRow, Status
 from perdure.engine.activity import Activity, current_activity
-from perdure.engine.replay import Workflow
+from perdure.engine.code import Workflow
 from perdure.ports.toolset import Interrupted, Reconciled
 
 Event = tuple[str, Any]

@@ -23,8 +23,8 @@ from tests.simulation.world import SpinError, World
 
 from perdure.base.events import Status
 from perdure.components.history.memory import MemoryHistoryStore
+from perdure.engine.code import Retention
 from perdure.engine.held import WorkerOptions
-from perdure.engine.retention import Retention
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
 from perdure.runtime import embedded
 

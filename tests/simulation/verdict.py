@@ -12,7 +12,8 @@ from tests.simulation.world import World
 
 from perdure.base.codec import decode
 from perdure.base.events import ExecutionCompleted, HistoryRow, Status, decode_event
-from perdure.engine.replay import Execution, Workflow
+from perdure.engine.code import Workflow
+from perdure.engine.replay import Execution
 from perdure.engine.values import resolve, resolve_history
 from perdure.ports.history_store import InstanceQuery, InstanceRecord
 

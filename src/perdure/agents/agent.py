@@ -12,7 +12,8 @@ from perdure.base.errors import UsageError
 from perdure.base.events import RetryPolicy
 from perdure.base.ids import sanitized_name
 from perdure.engine.activity import Activity
-from perdure.engine.replay import Execution, Steps
+from perdure.engine.code import Steps
+from perdure.engine.requests import Requests
 from perdure.llm.resolve import resolve_model
 from perdure.ports.chat_model import ChatModel
 from perdure.ports.toolset import Tool
@@ -40,7 +41,7 @@ class AgentWorkflow:
         """The agent's own loop: an agent has no versions."""
         return self
 
-    def begin(self, execution: Execution, argument: Any) -> Steps:
+    def begin(self, execution: Requests, argument: Any) -> Steps:
         """Return the loop's steps."""
         # A coroutine sends and throws as a generator does.
         return agent_loop(WorkflowContext(execution, _BY_NAME), self.agent, argument)  # type: ignore[return-value]

@@ -24,7 +24,7 @@ from perdure.cli.progress import progress
 from perdure.cli.standing import owner_name
 from perdure.components.history.sqlite import SQLiteHistoryStore
 from perdure.components.history.sqlite.connection import copy_to, would_migrate
-from perdure.engine.replay import Workflow
+from perdure.engine.code import Workflow
 from perdure.runtime.checking import Checked, Verdict, check_instances, open_instances
 from perdure.runtime.inspect import agent_of
 from perdure.runtime.location import store_path

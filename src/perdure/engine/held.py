@@ -10,8 +10,8 @@ import msgspec
 from perdure.base.codec import NOTHING, ConversationKey, Link, Reference, Resolved
 from perdure.base.events import AnyEvent, TaskCompleted, TaskFailed, TaskScheduled
 from perdure.engine.activity import Outcome
-from perdure.engine.replay import Execution, Workflow
-from perdure.engine.retention import Retention
+from perdure.engine.code import Retention, Workflow
+from perdure.engine.replay import Execution
 from perdure.engine.signals import News
 from perdure.engine.values import merged
 from perdure.ports.history_store import Changes, Signal

@@ -28,8 +28,9 @@ from perdure.base.events import (
 )
 from perdure.base.ids import split_key
 from perdure.base.limits import Limits
+from perdure.engine.code import Workflow
 from perdure.engine.engine_events import TERMINATE
-from perdure.engine.replay import Decisions, Execution, Workflow
+from perdure.engine.replay import Decisions, Execution
 from perdure.engine.rules import ticket_of
 from perdure.engine.tickets import claim_of, given_back, limited_among
 from perdure.ports.history_store import Changes, ChildStart, Lease, NewInstance, Sending

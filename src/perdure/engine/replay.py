@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -50,53 +50,15 @@ from perdure.base.events import (
     TimerFired,
     describe,
 )
+from perdure.engine.code import Steps, Workflow
 from perdure.engine.engine_events import ENGINE_EVENT, NOTES, PATCHED
 from perdure.engine.failures import failure_of
 from perdure.engine.open_work import Call, Unread
 from perdure.engine.requests import Attribute, Requests, key_prefix, seed_of
 from perdure.engine.tasks import Task
 
-if TYPE_CHECKING:
-    from perdure.engine.retention import Retention
-    from perdure.engine.rules import Rules
-
-Steps = Generator[Any, Any, Any]
-
 replaying_now: contextvars.ContextVar[bool] = contextvars.ContextVar("perdure_replaying", default=False)
 """Whether workflow code is being brought back to where its history ends, for loggers."""
-
-
-class Workflow(Protocol):
-    """A workflow function as the engine sees it."""
-
-    @property
-    def name(self) -> str:
-        """The registered name."""
-        ...
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """What instances that it executes are kept under: its own key, then those of the versions that it follows."""
-        ...
-
-    @property
-    def rules(self) -> Rules | None:
-        """Its limits, or None."""
-        ...
-
-    @property
-    def newest(self) -> Workflow:
-        """What instances go on with that continue as new."""
-        ...
-
-    @property
-    def retention(self) -> Retention | None:
-        """How long its instances are kept after their end; None for the worker's own rule."""
-        ...
-
-    def begin(self, execution: Execution, argument: Any) -> Steps:
-        """Return the function's steps: a generator, or a coroutine, which sends and throws alike."""
-        ...
 
 
 class Decisions(msgspec.Struct, gc=False):

@@ -5,29 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-import msgspec
-
 from perdure.base.events import Status
-from perdure.engine.replay import Workflow
+from perdure.engine.code import Retention, Workflow
 from perdure.ports.history_store import HistoryStore
 
-_DAY = 86_400.0
 _AT_ONCE = 200
 _PAUSE = 0.05
-
-
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How long instances are kept after their end, in seconds; None keeps them for ever.
-
-    Attributes:
-        completed: those that completed; 30 days by default.
-        failed: those that failed.
-        terminated: those that were ended from outside.
-    """
-
-    completed: float | None = 30 * _DAY
-    failed: float | None = None
-    terminated: float | None = None
 
 
 async def purge_expired(

@@ -12,8 +12,8 @@ from perdure.base.clock import Clock
 from perdure.base.errors import StaleLeaseError, StoreCorruptError, StoreError
 from perdure.base.events import HistoryRow
 from perdure.base.faults import crash_point
+from perdure.engine.code import Workflow
 from perdure.engine.held import Held, WorkerOptions
-from perdure.engine.replay import Workflow
 from perdure.engine.retention import purge_expired
 from perdure.engine.signals import read_signals
 from perdure.engine.values import resolve_history

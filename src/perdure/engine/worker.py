@@ -39,10 +39,11 @@ from perdure.base.faults import crash_point
 from perdure.base.ids import code_text, split_key, version_text
 from perdure.base.limits import Limits
 from perdure.engine.activity import ActivityCall, ActivityRunner
+from perdure.engine.code import Workflow
 from perdure.engine.engine_events import INTERRUPTED, NOT_STARTED, QUEUED, STARTED
 from perdure.engine.held import Held, Turnout, WorkerOptions, with_note, with_outcomes
 from perdure.engine.outward import changes_of, next_generation
-from perdure.engine.replay import Decisions, Execution, Workflow
+from perdure.engine.replay import Decisions, Execution
 from perdure.engine.signals import News, suspension_in, take_answers
 from perdure.engine.tickets import granted_in, without_ticket
 from perdure.engine.values import resolve_history

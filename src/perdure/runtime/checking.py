@@ -11,7 +11,8 @@ from perdure.base.codec import Resolved
 from perdure.base.errors import NonDeterminismError, StoreCorruptError
 from perdure.base.events import UNFINISHED, HistoryRow
 from perdure.base.ids import code_text, split_key, version_text
-from perdure.engine.replay import Execution, Workflow
+from perdure.engine.code import Workflow
+from perdure.engine.replay import Execution
 from perdure.engine.values import resolve_history
 from perdure.ports.history_store import HistoryStore, InstanceQuery, InstanceRecord
 from perdure.runtime.inspect import described

@@ -12,7 +12,7 @@ from perdure.base.errors import UsageError
 from perdure.base.events import Admission, RetryPolicy
 from perdure.base.ids import agent_workflow_name
 from perdure.engine.open_work import Convert
-from perdure.engine.replay import Execution
+from perdure.engine.requests import Requests
 from perdure.engine.rules import Key, Rules, admission
 from perdure.engine.tasks import Deadline, Task, WhenAll, WhenAny
 
@@ -51,7 +51,7 @@ class WorkflowContext:
 
     __slots__ = ("_code", "_execution")
 
-    def __init__(self, execution: Execution, code: Code) -> None:
+    def __init__(self, execution: Requests, code: Code) -> None:
         self._execution = execution
         self._code = code
 

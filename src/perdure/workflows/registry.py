@@ -12,8 +12,8 @@ from perdure.base.errors import UsageError
 from perdure.base.ids import VERSION_MARK, split_key, workflow_key
 from perdure.base.limits import UNLIMITED, Limits
 from perdure.engine.activity import Activity
-from perdure.engine.replay import Execution, Steps, Workflow
-from perdure.engine.retention import Retention
+from perdure.engine.code import Retention, Steps, Workflow
+from perdure.engine.requests import Requests
 from perdure.engine.rules import KeyOf, Priority, Rules, rules_of
 from perdure.ports.tickets import Queue
 from perdure.ports.toolset import OnCrash
@@ -81,7 +81,7 @@ class WorkflowDefinition:
         """The version that instances begin with which are started by name."""
         return self._registry.workflows.get(self._registry.newest(self.name), self)
 
-    def begin(self, execution: Execution, argument: Any) -> Steps:
+    def begin(self, execution: Requests, argument: Any) -> Steps:
         """Return the function's steps."""
         context = WorkflowContext(execution, self._registry)
         if self._convert is not None and argument is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.base.errors import InstanceError, InstanceNotFoundError, UsageError
 from perdure.base.events import Status
-from perdure.engine.retention import Retention
+from perdure.engine.code import Retention
 from perdure.testing.conformance.workflows import kit
 from perdure.workflows.context import WorkflowContext
 
