@@ -51,7 +51,7 @@ from perdure.base.events import (
     describe,
 )
 from perdure.engine.code import Steps, Workflow
-from perdure.engine.engine_events import ENGINE_EVENT, NOTES, PATCHED
+from perdure.engine.engine_events import ENGINE_EVENT, FORKED, NOTES, PATCHED
 from perdure.engine.failures import failure_of
 from perdure.engine.open_work import Call, Unread
 from perdure.engine.requests import Attribute, Requests, key_prefix, seed_of
@@ -165,7 +165,7 @@ class Execution(Requests):
             if self.replaying:
                 # What the beginning of a new run sets and cancels is recorded with its first episode.
                 self._status_known = self.custom_status
-                self.attributes = {}
+                self.replayed_attributes, self.attributes = self.attributes, {}
                 self._cancelled = []
             self.replaying = False
             self._resolved = NOTHING
@@ -412,6 +412,12 @@ class Execution(Requests):
         else:
             self._events_seen += 1
             self._unread.setdefault(key, deque()).append(Unread(self._events_seen, event, value))
+
+    def _note_engine_event(self, name: str, value: Any) -> None:
+        super()._note_engine_event(name, value)
+        if name == FORKED:
+            # Told anew: the fork was made without it.
+            self._status_known = None
 
     def _terminated(self, event: ExecutionTerminated) -> None:
         failure = Failure(error_type="Terminated", message=event.reason)

@@ -179,7 +179,6 @@ class _Fork:
             rows=[(row.seq, row.at, encode_events(row.events)) for row in rows],
             park=Park(status=Status.RUNNING, due=self._now),
             base=base,
-            custom_status=record.custom_status,
             blobs={} if content is None else content.blobs,
             inbox=tuple(encode_event(event) for event in inbox),
             source=record.key,

@@ -96,6 +96,38 @@ class Forks(kit.Suite):
         assert len(set(keys)) == len(keys) == 2 + 2 * 2 + 2 + 2
 
     @kit.scenario
+    async def test_a_fork_begins_with_what_its_code_had_set_by_then(self, place: kit.Place) -> None:
+        """Custom status and attributes, however far the source has gone since; what it was started with is kept."""
+
+        async def flow(ctx: WorkflowContext) -> None:
+            for step in ("first", "second", "third"):
+                ctx.set_attributes(step=step)
+                if step != "first":
+                    ctx.set_custom_status(step)
+                await ctx.wait_for_external_event(step)
+                await ctx.call_activity(kit.echo)
+
+        async def waits_for(runtime: kit.CapableRuntime, step: str) -> None:
+            async def look() -> bool:
+                return step in (await self.waiting(runtime, "source", "events"))["events"]
+
+            await self.until(look)
+
+        async with place.runtime(kit.registry(flow)) as runtime:
+            await runtime.start(flow, instance_id="source", attributes={"tenant": "acme"})
+            for step in ("first", "second", "third"):
+                await waits_for(runtime, step)
+                await runtime.raise_event("source", step)
+            await runtime.wait("source", self.patience)
+            for call, step, status in ((0, "second", '"second"'), (1, "third", '"third"')):
+                fork = await runtime.fork("source", call)
+                await self.waiting(runtime, fork, "events")
+                record = await runtime.find(fork)
+                assert record is not None
+                attributes = {"tenant": "acme", "step": step, "perdure.forked_from": "source"}
+                assert (record.attributes, record.custom_status) == (attributes, status)
+
+    @kit.scenario
     async def test_a_fork_of_a_fork_is_a_fork(self, place: kit.Place) -> None:
         """As deep as one likes; large values included."""
         counted = _Counted()
