@@ -108,6 +108,7 @@ class Execution(Requests):
 
     __slots__ = (
         "_answered",
+        "_replayed_attributes",
         "_resolved",
         "_status_known",
         "_steps",
@@ -127,6 +128,7 @@ class Execution(Requests):
         self.parent: Parent | None = None
         self._steps: Steps | None = None
         self._answered = 0
+        self._replayed_attributes = _NO_ATTRIBUTES
         self._resolved = NOTHING
         self._status_known: str | None = None
 
@@ -165,7 +167,7 @@ class Execution(Requests):
             if self.replaying:
                 # What the beginning of a new run sets and cancels is recorded with its first episode.
                 self._status_known = self.custom_status
-                self.replayed_attributes, self.attributes = self.attributes, {}
+                self._replayed_attributes, self.attributes = self.attributes, {}
                 self._cancelled = []
             self.replaying = False
             self._resolved = NOTHING
@@ -416,8 +418,9 @@ class Execution(Requests):
     def _note_engine_event(self, name: str, value: Any) -> None:
         super()._note_engine_event(name, value)
         if name == FORKED:
-            # Told anew: the fork was made without it.
+            # The other run has gone on since: a fork begins with what its code had set by then, told anew.
             self._status_known = None
+            self.attributes = {**self._replayed_attributes, **self.attributes}
 
     def _terminated(self, event: ExecutionTerminated) -> None:
         failure = Failure(error_type="Terminated", message=event.reason)
@@ -524,6 +527,7 @@ def _patches_in(row: HistoryRow) -> frozenset[str]:
     return frozenset(decode(e.input) for e in row.events if isinstance(e, EventRaised) and e.name == PATCHED)
 
 
+_NO_ATTRIBUTES: dict[str, Attribute] = {}
 _BEGIN: Task[None] = Task()
 _BEGIN.resolve(None)
 

@@ -36,9 +36,6 @@ Attribute = str | int | float | bool
 """What a custom attribute may hold."""
 
 
-_NO_ATTRIBUTES: dict[str, Attribute] = {}
-
-
 class Requests(OpenWork):
     """The decisions of one instance's code.
 
@@ -49,7 +46,6 @@ class Requests(OpenWork):
         evicted: whether the function is being unwound, so that what it still asks for is nobody's any more.
         custom_status: what the code last set, encoded as JSON; None while it has set nothing.
         attributes: those that the code set since the last episode.
-        replayed_attributes: those that the code had set where the history ends.
         execution_id: tells the run apart from others that have its instance id; empty when none can.
         seed: what identifiers and random numbers are made of.
     """
@@ -74,7 +70,6 @@ class Requests(OpenWork):
         "execution_id",
         "instance_id",
         "now",
-        "replayed_attributes",
         "replaying",
         "seed",
     )
@@ -87,7 +82,6 @@ class Requests(OpenWork):
         self.evicted = False
         self.custom_status: str | None = None
         self.attributes: dict[str, Attribute] = {}
-        self.replayed_attributes: dict[str, Attribute] = _NO_ATTRIBUTES
         self.execution_id = ""
         self.seed = instance_id
         self._next_id = 0
@@ -367,8 +361,6 @@ class Requests(OpenWork):
     def _note_engine_event(self, name: str, value: Any) -> None:
         if name == FORKED:
             self.seed, self._random = value, None
-            # The other run has gone on since: what it had set by then is what the fork begins with.
-            self.attributes = {**self.replayed_attributes, **self.attributes}
         else:
             super()._note_engine_event(name, value)
 

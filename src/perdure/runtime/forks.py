@@ -150,7 +150,7 @@ class _Fork:
         begins = ExecutionStarted(name=name, version=version, input=raw, parent=caller, execution_id=self._execution_id)
         row = HistoryRow(0, self._now, (begins,))
         # It begins: what the recorded child has set is not its own.
-        fresh = msgspec.structs.replace(record, custom_status=None, attributes={})
+        fresh = msgspec.structs.replace(record, attributes={})
         return self._restored(fresh, child, [row], caller, content=given)
 
     def _restored(
@@ -179,6 +179,8 @@ class _Fork:
             rows=[(row.seq, row.at, encode_events(row.events)) for row in rows],
             park=Park(status=Status.RUNNING, due=self._now),
             base=base,
+            # An earlier generation may have set it, and the fork knows none of those.
+            custom_status=record.custom_status if base else None,
             blobs={} if content is None else content.blobs,
             inbox=tuple(encode_event(event) for event in inbox),
             source=record.key,

@@ -128,6 +128,27 @@ class Forks(kit.Suite):
                 assert (record.attributes, record.custom_status) == (attributes, status)
 
     @kit.scenario
+    async def test_a_fork_of_a_later_generation_keeps_the_status_of_those_before(self, place: kit.Place) -> None:
+        """Until its own generation sets another one."""
+
+        async def flow(ctx: WorkflowContext, number: int) -> None:
+            if number == 0:
+                ctx.set_custom_status("begun")
+                ctx.continue_as_new(1)
+                return
+            await ctx.call_activity(kit.echo)
+            await ctx.wait_for_external_event("go")
+
+        async with place.runtime(kit.registry(flow)) as runtime:
+            await runtime.start(flow, 0, instance_id="source")
+            await self.waiting(runtime, "source", "events")
+            fork = await runtime.fork("source", 0)
+            await self.waiting(runtime, fork, "events")
+            record = await runtime.find(fork)
+            assert record is not None
+            assert record.custom_status == '"begun"'
+
+    @kit.scenario
     async def test_a_fork_of_a_fork_is_a_fork(self, place: kit.Place) -> None:
         """As deep as one likes; large values included."""
         counted = _Counted()
