@@ -200,6 +200,9 @@ def test_without_schedules_it_says_so(store: Path, perdure: Command):
     assert "no schedules: there is no store at" in done.err
     assert perdure("schedules", "list", "--json").data == []
     assert not store.exists()
+    named = perdure("schedules", "list", "--store", "nowhere.db")
+    assert (named.code, named.out) == (1, "")
+    assert "there is no store at nowhere.db" in named.err
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from perdure.runtime.location import app_id_of, store_path
 from perdure.runtime.pages import every_instance
 from perdure.workflows.registry import default_registry
 
-_LOOKS_BACK = 50
+_LOOKS_BACK = 20
 """The newest runs that have ended, of which a question may be one."""
 
 ECHO = "echo"

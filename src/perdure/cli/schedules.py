@@ -43,7 +43,8 @@ def list_schedules(
     Example: perdure schedules list --app shop
     """
     path = store_path(store)
-    views, apps = run_async(_listed(store, app)) if path.exists() else ([], set[str]())
+    # As with runs: a store that is named and not there is a mistake.
+    views, apps = run_async(_listed(store, app)) if store is not None or path.exists() else ([], set[str]())
     shown = [view for view in views if everything or view.state != "removed"]
     if as_json:
         terminal.write_json([schedule_data(view, apps) for view in shown])

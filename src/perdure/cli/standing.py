@@ -69,9 +69,7 @@ def _taken_up(record: InstanceRecord, now: float, apps: Collection[str] | None) 
     if record.app_id not in apps:
         return f"waits for its app to run: no worker of app {record.app_id} runs"
     name, version = split_key(record.workflow)
-    agent = agent_of(name)
-    code = f"workflow {name}" if agent is None else f"agent {agent}"
-    code += f", version {version}," if version else ""
+    code = kind_and_name(name) + (f", version {version}," if version else "")
     text = f"waits until a worker of its app, {record.app_id}, that knows {code} takes it up"
     # Due at once, whenever that was, has no time.
     late = now - record.due if record.due else 0.0
